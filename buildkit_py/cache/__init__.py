@@ -1,0 +1,1 @@
+"""Results by key: in the state root, and in caches that are imported and exported."""

@@ -1,0 +1,180 @@
+"""Opens the caches to import, and writes those to export. Backends are imported on use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from buildkit_py.errors import PybuildError, UsageError
+
+if TYPE_CHECKING:
+    from buildkit_py.cache.base import ExportedResult
+    from buildkit_py.cache.config import CachedMount
+    from buildkit_py.cache.exports import CacheExport, Warn
+    from buildkit_py.cache.imports import ImportedCache, LoadedCache
+    from buildkit_py.cache.options import CacheOption
+    from buildkit_py.digest import Digest
+    from buildkit_py.registry.client import RegistryClient
+    from buildkit_py.registry.transfer import Progress
+    from buildkit_py.store.snapshots import SnapshotStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheAccess:
+    """What backends work with. `client` is called only by those that need a registry.
+
+    `mounts` packs the cache mounts of the build. Relative paths start at `directory`.
+    """
+
+    snapshots: SnapshotStore
+    client: Callable[[], RegistryClient]
+    warn: Warn
+    directory: Path
+    progress: Progress | None = None
+    mounts: Callable[[], tuple[CachedMount, ...]] = tuple
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenCache:
+    """A cache that has been exported."""
+
+    option: CacheOption
+    digest: Digest
+
+
+def open_imports(options: Sequence[CacheOption], access: CacheAccess) -> list[ImportedCache]:
+    """Backends for the solver; nothing is read before the first look-up."""
+    from buildkit_py.cache.imports import ImportedCache  # noqa: PLC0415
+
+    return [
+        ImportedCache(option.shown, _loader(option, access), access.snapshots, access.warn)
+        for option in options
+    ]
+
+
+def _loader(option: CacheOption, access: CacheAccess) -> Callable[[], LoadedCache]:
+    def load() -> LoadedCache:
+        if option.kind == "local":
+            from buildkit_py.cache.directory import read_directory  # noqa: PLC0415
+
+            return read_directory(
+                access.directory / option.text("src"),
+                tag=option.text("tag", "latest"),
+                digest=option.text("digest") or None,
+            )
+        if option.kind in {"registry", "inline"}:
+            from buildkit_py.cache.registry import pull_cache  # noqa: PLC0415
+            from buildkit_py.oci.reference import parse_reference  # noqa: PLC0415
+
+            return pull_cache(access.client(), parse_reference(option.text("ref")))
+        if option.kind == "s3":
+            from buildkit_py.cache import s3  # noqa: PLC0415
+
+            return s3.pull_cache(
+                s3.open_bucket(option, access.client().transport, access.environment)
+            )
+        raise UsageError(f"cache type {option.kind} cannot be imported")
+
+    return load
+
+
+def write_exports(
+    options: Sequence[CacheOption],
+    results: Sequence[ExportedResult],
+    roots: Sequence[int],
+    access: CacheAccess,
+) -> list[WrittenCache]:
+    """Write every cache asked for, but inline ones, which are part of their image.
+
+    Raises the first error of a cache that has no `ignore-error`, after all have been tried.
+    """
+    written: list[WrittenCache] = []
+    failure: PybuildError | OSError | None = None
+    for option in options:
+        if option.kind == "inline":
+            continue
+        try:
+            written.append(
+                WrittenCache(option=option, digest=_write(option, results, roots, access))
+            )
+        except (PybuildError, OSError) as error:
+            if option.flag("ignore-error"):
+                access.warn(f"cannot export the cache {option.shown}: {error}")
+            else:
+                failure = failure or error
+    if failure is not None:
+        raise failure
+    return written
+
+
+def _write(
+    option: CacheOption,
+    results: Sequence[ExportedResult],
+    roots: Sequence[int],
+    access: CacheAccess,
+) -> Digest:
+    export = _collect(option, results, roots, access)
+    image_manifest = option.flag("image-manifest", default=True)
+    if option.kind == "local":
+        from buildkit_py.cache.directory import write_directory  # noqa: PLC0415
+
+        return write_directory(
+            access.directory / option.text("dest"),
+            export,
+            access.snapshots,
+            tag=option.text("tag", "latest"),
+            image_manifest=image_manifest,
+            reset=option.flag("reset"),
+        )
+    if option.kind == "registry":
+        from buildkit_py.cache.registry import push_cache  # noqa: PLC0415
+        from buildkit_py.oci.reference import parse_reference  # noqa: PLC0415
+
+        return push_cache(
+            access.client(),
+            parse_reference(option.text("ref")),
+            export,
+            access.snapshots,
+            image_manifest=image_manifest,
+            progress=access.progress,
+        )
+    if option.kind == "s3":
+        return _write_s3(option, export, access)
+    raise UsageError(f"cache type {option.kind} cannot be exported")
+
+
+def _write_s3(option: CacheOption, export: CacheExport, access: CacheAccess) -> Digest:
+    from buildkit_py.cache import s3  # noqa: PLC0415
+
+    return s3.push_cache(
+        s3.open_bucket(option, access.client().transport, access.environment),
+        export,
+        access.snapshots,
+        parallel=option.number("upload_parallelism", 4),
+        refresh=option.seconds("touch_refresh", 24 * 3600.0),
+    )
+
+
+def _collect(
+    option: CacheOption,
+    results: Sequence[ExportedResult],
+    roots: Sequence[int],
+    access: CacheAccess,
+) -> CacheExport:
+    from buildkit_py.cache.exports import choose_results, collect  # noqa: PLC0415
+    from buildkit_py.store.layers import Variant  # noqa: PLC0415
+
+    level = option.text("compression-level")
+    variant = Variant(
+        compression=option.text("compression", "gzip"),
+        level=int(level) if level else None,
+        force=option.flag("force-compression"),
+    )
+    chosen = choose_results(results, roots, access.snapshots, option.mode)
+    export = collect(chosen, access.snapshots, variant)
+    if not option.flag("mounts"):
+        return export
+    return replace(export, config=replace(export.config, mounts=access.mounts()))

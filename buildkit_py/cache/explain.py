@@ -1,0 +1,220 @@
+"""Why a step was not found in the cache: the first difference that a person can act on.
+
+A missed key is compared with the closest earlier record of the same step. Differences are tried
+from the most telling to the least: the instruction's own text, the values it got, the files it
+read, its base image, and at last the step before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from buildkit_py.cache.base import CacheRecord
+
+Files: TypeAlias = "Callable[[str], Mapping[str, str] | None]"
+
+FIRST_BUILD = "first build of this step"
+NO_CACHE = "--no-cache"
+_TIMES = frozenset({"mtime", "earliest"})
+_SHOWN_FILES = 3
+_SHOWN_VALUE = 40
+_LABELS = {
+    "cwd": "working directory",
+    "user": "user",
+    "network": "network mode",
+    "security": "security mode",
+    "hostname": "host name",
+    "mounts": "mounts",
+    "devices": "devices",
+    "hosts": "extra hosts",
+    "ulimits": "ulimits",
+    "shm_size": "size of /dev/shm",
+    "cgroup_parent": "parent cgroup",
+    "platform": "platform",
+    "heredocs": "here-document",
+    "arguments": "command",
+    "actions": "flags or destination",
+}
+
+
+def closest(parts: Mapping[str, Any], records: Sequence[CacheRecord]) -> CacheRecord | None:
+    """The record whose key parts have most in common with these; the newest of equals."""
+    best: CacheRecord | None = None
+    best_score = -1
+    for record in records:
+        score = _likeness(parts, record.parts)
+        if score > best_score:
+            best, best_score = record, score
+    return best
+
+
+def _likeness(one: Mapping[str, Any], other: Mapping[str, Any]) -> int:
+    op, before = one.get("op", {}), other.get("op", {})
+    if op.get("kind") != before.get("kind"):
+        return -1
+    same = sum(4 for key, value in op.items() if before.get(key) == value)
+    inputs = zip(one.get("inputs", ()), other.get("inputs", ()), strict=False)
+    return same + sum(1 for a, b in inputs if a == b)
+
+
+def explain_miss(
+    description: str,
+    parts: Mapping[str, Any],
+    record: CacheRecord | None,
+    *,
+    files: Files = lambda _: None,
+    argument_names: frozenset[str] = frozenset(),
+    no_cache: bool = False,
+    causes: Sequence[str | None] = (),
+) -> str:
+    """One line without the instruction's name; `describe_miss` puts that in front.
+
+    `files` gives the list of files of a content digest. `causes` says for each input which
+    instruction made it anew in this build.
+    """
+    if no_cache:
+        return NO_CACHE
+    if record is None:
+        return FIRST_BUILD
+    before = record.parts
+    same_command = _same_command(parts["op"], before.get("op", {}))
+    reasons: tuple[Callable[[], str], ...] = (
+        lambda: "" if same_command else _text_change(description, record.description),
+        lambda: _env_change(parts["op"], before.get("op", {}), argument_names),
+        lambda: _op_change(parts["op"], before.get("op", {})),
+        lambda: _files_change(parts["inputs"], before.get("inputs", ()), files),
+        lambda: _input_change(parts["inputs"], before.get("inputs", ()), causes),
+        lambda: "times of new files" if parts["op"] != before.get("op", {}) else "",
+    )
+    for reason in reasons:
+        if found := reason():
+            return found
+    return "its record was removed from the cache"
+
+
+def describe_miss(description: str, reason: str) -> str:
+    """`COPY . /app: 2 files changed (a, b)`."""
+    return f"{description}: {reason}"
+
+
+def _same_command(op: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    """Whether two steps are the same as written, though their texts show other values."""
+    if op.get("kind") == "image":
+        return True  # its text holds the digest
+    if op.get("kind") != "exec" or before.get("kind") != "exec":
+        return False
+    return all(op.get(name) == before.get(name) for name in ("arguments", "heredocs"))
+
+
+def _text_change(now: str, before: str) -> str:
+    if not before or now == before:
+        return ""
+    return f"the instruction was: {_short(before)}"
+
+
+def _env_change(
+    op: Mapping[str, Any], before: Mapping[str, Any], argument_names: frozenset[str]
+) -> str:
+    if op.get("env") == before.get("env"):
+        return ""
+    new, old = _variables(op.get("env", ())), _variables(before.get("env", ()))
+    changes = []
+    for name in [*new, *(name for name in old if name not in new)]:
+        if new.get(name) == old.get(name):
+            continue
+        kind = "ARG" if name in argument_names else "ENV"
+        if name not in old:
+            changes.append(f"{kind} {name} is new ({_short(new[name])})")
+        elif name not in new:
+            changes.append(f"{kind} {name} is gone")
+        else:
+            changes.append(f"{kind} {name} {_short(old[name])} → {_short(new[name])}")
+    return ", ".join(changes[:_SHOWN_FILES]) or "order of the environment"
+
+
+def _op_change(op: Mapping[str, Any], before: Mapping[str, Any]) -> str:
+    if op.get("kind") == "image" and op.get("digest") != before.get("digest"):
+        return f"digest moved {_digits(before.get('digest'))} → {_digits(op.get('digest'))}"
+    op, before = _without_times(op), _without_times(before)
+    changed = [key for key in op if key not in {"env", "kind"} and op.get(key) != before.get(key)]
+    if not changed:
+        return ""
+    words = [_LABELS.get(key, key.replace("_", " ")) for key in changed]
+    key = changed[0]
+    now, then = op.get(key), before.get(key)
+    if len(changed) == 1 and isinstance(now, (str, int)) and isinstance(then, (str, int)):
+        return f"{words[0]} {_short(str(then))} → {_short(str(now))}"
+    return f"changed: {', '.join(words[:_SHOWN_FILES])}"
+
+
+def _without_times(op: Mapping[str, Any]) -> dict[str, Any]:
+    """Times follow from the base image or the epoch, which are said by themselves."""
+    out = {key: value for key, value in op.items() if key != "settle"}
+    if "actions" in out:
+        out["actions"] = [
+            {key: value for key, value in action.items() if key not in _TIMES}
+            for action in out["actions"]
+        ]
+    return out
+
+
+def _files_change(inputs: Sequence[Any], before: Sequence[Any], files: Files) -> str:
+    changed: list[str] = []
+    unnamed = False
+    for here, there in zip(inputs, before, strict=False):
+        if not here or not there or "content" not in here or "content" not in there:
+            continue
+        for new, old in zip(here["content"], there["content"], strict=False):
+            if new == old:
+                continue
+            lists = files(old), files(new)
+            if lists[0] is None or lists[1] is None:
+                unnamed = True
+                continue
+            changed.extend(changed_files(lists[0], lists[1]))
+    changed = list(dict.fromkeys(changed))
+    if changed:
+        shown = ", ".join(changed[:_SHOWN_FILES])
+        more = ", …" if len(changed) > _SHOWN_FILES else ""
+        count = "1 file" if len(changed) == 1 else f"{len(changed)} files"
+        return f"{count} changed ({shown}{more})"
+    return "files changed" if unnamed else ""
+
+
+def changed_files(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    """Paths that were added, removed or changed, in the order of the new list.
+
+    A directory is named only if nothing in it explains the difference better.
+    """
+    paths = [path for path, digest in new.items() if old.get(path) != digest]
+    paths += [path for path in old if path not in new]
+    parents = {path.rpartition("/")[0] or "." for path in paths}
+    inner = [path for path in paths if path not in parents]
+    return inner or paths
+
+
+def _input_change(
+    inputs: Sequence[Any], before: Sequence[Any], causes: Sequence[str | None]
+) -> str:
+    if len(inputs) != len(before):
+        return "other inputs than before"
+    for index, (here, there) in enumerate(zip(inputs, before, strict=True)):
+        if here != there:
+            cause = causes[index] if index < len(causes) else None
+            return f"follows {cause}" if cause else "the step before it has a new result"
+    return ""
+
+
+def _variables(env: Sequence[str]) -> dict[str, str]:
+    return {name: value for name, _, value in (item.partition("=") for item in env)}
+
+
+def _digits(digest: object) -> str:
+    return str(digest).partition(":")[2][:12] + "…"
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _SHOWN_VALUE else line[: _SHOWN_VALUE - 1] + "…"

@@ -1,0 +1,160 @@
+"""`--cache-from` and `--cache-to`: their text, checked, as values."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from buildkit_py.errors import UsageError
+
+_FORM = "image-manifest oci-mediatypes compression compression-level force-compression"
+_S3 = (
+    "bucket region name prefix blobs_prefix manifests_prefix endpoint_url use_path_style"
+    " access_key_id secret_access_key session_token retry_mode retry_max_attempts"
+    " disable_accept_encoding touch_refresh upload_parallelism mounts"
+)
+_IMPORT: dict[str, frozenset[str]] = {
+    "registry": frozenset("ref mounts".split()),
+    "local": frozenset("src tag digest mounts".split()),
+    "inline": frozenset("ref".split()),
+    "s3": frozenset(_S3.split()),
+}
+_EXPORT: dict[str, frozenset[str]] = {
+    "registry": frozenset(f"ref mode mounts ignore-error {_FORM}".split()),
+    "local": frozenset(f"dest tag mode reset mounts ignore-error {_FORM}".split()),
+    "inline": frozenset("mode ignore-error".split()),
+    "s3": frozenset(f"{_S3} mode ignore-error {_FORM}".split()),
+}
+_NEEDED = {
+    ("from", "registry"): "ref",
+    ("to", "registry"): "ref",
+    ("from", "inline"): "ref",
+    ("from", "local"): "src",
+    ("to", "local"): "dest",
+}
+_DURATION = re.compile(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?")
+_TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
+_FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheOption:
+    """One cache to import or export."""
+
+    kind: str
+    attributes: Mapping[str, str]
+
+    def text(self, name: str, default: str = "") -> str:
+        """The value of an attribute."""
+        return self.attributes.get(name, default)
+
+    def flag(self, name: str, *, default: bool = False) -> bool:
+        """A yes or no. Raises UsageError."""
+        value = self.attributes.get(name)
+        if value is None:
+            return default
+        if value in _TRUE or value in _FALSE:
+            return value in _TRUE
+        raise UsageError(f"invalid value {value!r} for {name} of a cache: expected true or false")
+
+    def number(self, name: str, default: int) -> int:
+        """A count. Raises UsageError."""
+        value = self.attributes.get(name)
+        if value is None:
+            return default
+        if not value.isdecimal() or len(value) > 6:
+            raise UsageError(f"invalid value {value!r} for {name} of a cache: expected a number")
+        return int(value)
+
+    def seconds(self, name: str, default: float) -> float:
+        """A time as Go writes it (`24h`, `90m`, `1h30m`). Raises UsageError."""
+        value = self.attributes.get(name)
+        if value is None:
+            return default
+        parts = _DURATION.fullmatch(value)
+        if not value or parts is None:
+            raise UsageError(f"invalid value {value!r} for {name} of a cache: expected a duration")
+        hours, minutes, seconds = (float(part or 0) for part in parts.groups())
+        return hours * 3600 + minutes * 60 + seconds
+
+    @property
+    def mode(self) -> str:
+        """`min` or `max`."""
+        return self.attributes.get("mode", "min")
+
+    @property
+    def shown(self) -> str:
+        """How warnings name it."""
+        for name in ("ref", "src", "dest", "bucket"):
+            if name in self.attributes:
+                return f"{self.kind}:{self.attributes[name]}"
+        return self.kind
+
+
+def parse_import(text: str) -> CacheOption:
+    """The value of `--cache-from`. Raises UsageError."""
+    option = _parse(text, "from", _IMPORT)
+    option.flag("mounts")
+    return option
+
+
+def parse_export(text: str) -> CacheOption:
+    """The value of `--cache-to`. Raises UsageError."""
+    option = _parse(text, "to", _EXPORT)
+    if option.mode not in {"min", "max"}:
+        raise UsageError(f"invalid mode {option.mode!r} of a cache: expected min or max")
+    kinds = ("uncompressed", "gzip", "zstd", "estargz")
+    if option.text("compression", "gzip") not in kinds:
+        raise UsageError(
+            f"invalid compression {option.text('compression')!r} of a cache",
+            hint="one of " + ", ".join(kinds),
+        )
+    level = option.text("compression-level")
+    if level and not level.isdecimal():
+        raise UsageError(f"invalid compression-level {level!r} of a cache")
+    for name in (
+        "image-manifest",
+        "oci-mediatypes",
+        "force-compression",
+        "ignore-error",
+        "reset",
+        "mounts",
+        "use_path_style",
+    ):
+        option.flag(name)
+    return option
+
+
+def _parse(text: str, direction: str, known: Mapping[str, frozenset[str]]) -> CacheOption:
+    option = f"--cache-{direction}"
+    fields = next(csv.reader([text]), [])
+    if not fields:
+        raise UsageError(f"{option} needs a value")
+    if len(fields) == 1 and "=" not in fields[0]:
+        fields = ["type=registry", f"ref={fields[0]}"]
+    attributes: dict[str, str] = {}
+    for field in fields:
+        name, equals, value = field.partition("=")
+        if not equals:
+            raise UsageError(f"invalid value {field!r} of {option}: expected name=value")
+        attributes[name.strip().lower()] = value
+    kind = attributes.pop("type", "")
+    if kind not in known:
+        raise UsageError(
+            f"unknown cache type {kind!r} of {option}" if kind else f"{option} needs type=",
+            hint="one of " + ", ".join(known),
+        )
+    for name in attributes:
+        if name not in known[kind]:
+            near = difflib.get_close_matches(name, known[kind], 1)
+            raise UsageError(
+                f"unknown attribute {name!r} of {option} type={kind}",
+                hint=f"did you mean {near[0]}?" if near else None,
+            )
+    needed = _NEEDED.get((direction, kind))
+    if needed and not attributes.get(needed):
+        raise UsageError(f"{option} type={kind} needs {needed}=")
+    return CacheOption(kind=kind, attributes=attributes)

@@ -1,0 +1,281 @@
+"""`pybuild builds`: what past builds did, how long each step took, and their whole output."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from argparse import SUPPRESS, Namespace
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from buildkit_py.cli.options import state_root
+from buildkit_py.cli.render import human_age, human_size, print_table, table
+from buildkit_py.errors import UsageError
+from buildkit_py.progress import KINDS, open_display
+from buildkit_py.progress.events import (
+    BuildStarted,
+    Event,
+    VertexCached,
+    VertexCompleted,
+    VertexStarted,
+)
+
+if TYPE_CHECKING:
+    from buildkit_py.cli.options import CommandParser
+    from buildkit_py.store import Store
+    from buildkit_py.store.builds import BuildRecord, BuildRecords
+
+_VERBS = ("ls", "inspect", "logs", "report", "rm")
+_SHORT = 12
+
+
+def configure(parser: CommandParser) -> None:
+    """Declare the options."""
+    parser.usage = "pybuild builds [ls | inspect | logs | report | rm] [OPTIONS] [BUILD...]"
+    parser.epilog = (
+        "BUILD is an id, the beginning of one, or ^N: the Nth build before the last (^0).\n"
+        "inspect, logs and report show the last build when none is named."
+    )
+    parser.add_argument("words", nargs="*", metavar="BUILD", help=SUPPRESS)
+    parser.add_argument("--format", metavar="string", help="ls, inspect: 'json' or a table")
+    parser.add_argument(
+        "--progress", metavar="string", default="plain", help="logs: display (plain, rawjson, …)"
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="file", help="report: the HTML file (else standard output)"
+    )
+    parser.flag("-a", "--all", help="rm: remove every record")
+    parser.flag("--no-trunc", help="ls: whole ids")
+    parser.flag("-q", "--quiet", help="ls: ids only")
+
+
+def run(args: Namespace) -> int:
+    """Do what the first word says; `ls` without one."""
+    verb, names = (args.words[0], args.words[1:]) if args.words else ("ls", [])
+    if verb not in _VERBS:
+        raise UsageError(f'unknown command: "builds {verb}"', hint=f"choose {', '.join(_VERBS)}")
+    if args.format not in {None, "json", "table"}:
+        raise UsageError(f'unsupported format "{args.format}"', hint="choose json or table")
+    with _store(args) as store:
+        from buildkit_py.store.builds import BuildRecords
+
+        records = BuildRecords(store.paths, store.db)
+        match verb:
+            case "ls":
+                _list(args, records)
+            case "inspect":
+                _inspect(args, records, names or ["^0"])
+            case "logs":
+                _logs(args, records, names or ["^0"])
+            case "report":
+                _report(args, store, records, names or ["^0"])
+            case _:
+                _remove(args, records, names)
+    return 0
+
+
+def _store(args: Namespace) -> AbstractContextManager[Store]:
+    from buildkit_py.store import open_store
+
+    return open_store(state_root(args))
+
+
+def _list(args: Namespace, records: BuildRecords) -> None:
+    known = records.list()
+    if args.quiet:
+        for record in known:
+            print(record.ref)
+        return
+    if args.format == "json":
+        for record in known:
+            print(json.dumps(_summary(record)))
+        return
+    now = time.time()
+    print_table(
+        ("BUILD ID", "NAME", "STATUS", "CREATED AT", "DURATION"),
+        [
+            (
+                record.ref if args.no_trunc else record.ref[:_SHORT],
+                _name(record),
+                record.status.capitalize(),
+                human_age(record.started, now),
+                _duration(record),
+            )
+            for record in known
+        ],
+    )
+
+
+def _name(record: BuildRecord) -> str:
+    request = record.data.get("request", {})
+    tags = request.get("tags") or []
+    return str(tags[0] if tags else request.get("context", ""))
+
+
+def _duration(record: BuildRecord) -> str:
+    return "" if record.completed is None else f"{record.completed - record.started:.1f}s"
+
+
+def _summary(record: BuildRecord) -> dict[str, object]:
+    return {
+        "ref": record.ref,
+        "name": _name(record),
+        "status": record.status,
+        "created_at": _stamp(record.started),
+        "completed_at": None if record.completed is None else _stamp(record.completed),
+        "image": record.image,
+        **{key: record.data[key] for key in ("request", "summary") if key in record.data},
+    }
+
+
+def _stamp(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+@dataclass(slots=True, kw_only=True)
+class _Step:
+    """A vertex of a past build."""
+
+    name: str
+    started: float
+    seconds: float = 0.0
+    status: str = "interrupted"
+    size: int | None = None
+    reason: str = ""
+
+
+def _steps(events: Iterable[Event], known: Sequence[Mapping[str, Any]]) -> list[_Step]:
+    """Vertices in the order in which they were looked at; what is `known` is by instruction."""
+    steps: dict[str, _Step] = {}
+    numbers: dict[str, int] = {}
+    for event in events:
+        match event:
+            case BuildStarted(steps=infos):
+                numbers = {info.vertex: at for at, info in enumerate(infos) if info.vertex}
+            case VertexStarted(vertex=vertex, name=name, time=began):
+                steps.setdefault(vertex, _Step(name=name, started=began))
+            case VertexCached(vertex=vertex, name=name, time=now):
+                steps.setdefault(vertex, _Step(name=name, started=now)).status = "cached"
+            case VertexCompleted(vertex=vertex, name=name, time=now, error=error):
+                step = steps.setdefault(vertex, _Step(name=name, started=now))
+                step.seconds = now - step.started
+                step.status = "done" if error is None else "error"
+                step.status = "canceled" if error == "canceled" else step.status
+            case _:
+                pass
+    for digest, step in steps.items():
+        number = numbers.get(digest, len(known))
+        if number < len(known):
+            step.size, step.reason = known[number].get("size"), known[number].get("reason", "")
+    return list(steps.values())
+
+
+def _inspect(args: Namespace, records: BuildRecords, names: list[str]) -> None:
+    for name in names:
+        record = records.get(name)
+        known = record.data.get("summary", {}).get("steps", ())
+        steps = _steps(records.events(record.ref), known)
+        if args.format == "json":
+            rows = [
+                {
+                    "name": step.name,
+                    "status": step.status,
+                    "seconds": round(step.seconds, 6),
+                    "size": step.size,
+                    "reason": step.reason,
+                }
+                for step in steps
+            ]
+            print(json.dumps(_summary(record) | {"vertices": rows}, indent=2))
+        else:
+            _print_record(record, steps)
+
+
+def _print_record(record: BuildRecord, steps: list[_Step]) -> None:
+    request = record.data.get("request", {})
+    cached = sum(step.status == "cached" for step in steps)
+    facts = [
+        ("Build", record.ref),
+        ("Name", _name(record)),
+        *((key.replace("_", " ").capitalize(), _text(request[key])) for key in sorted(request)),
+        ("Status", record.status),
+        ("Started", _stamp(record.started)),
+        ("Duration", _duration(record)),
+        ("Steps", f"{len(steps)} ({cached} cached)"),
+        ("Image", record.image or ""),
+    ]
+    for label, value in facts:
+        if value:
+            print(f"{label + ':':<16}{value}")
+    error = record.data.get("summary", {}).get("error")
+    if error:
+        print(f"{'Error:':<16}{error}")
+    rows = [
+        (
+            f"{step.seconds:.1f}s",
+            step.status,
+            human_size(step.size) if step.size else "",
+            step.name,
+        )
+        for step in steps
+    ]
+    print("\n" + table(("TIME", "STATUS", "SIZE", "STEP"), rows), end="")
+
+
+def _text(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(
+            key if item is None else f"{key}={item}" for key, item in sorted(value.items())
+        )
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "" if value in {None, False} else str(value)
+
+
+def _logs(args: Namespace, records: BuildRecords, names: list[str]) -> None:
+    if args.progress not in KINDS:
+        raise UsageError(
+            f'invalid progress display "{args.progress}"', hint=f"choose one of {', '.join(KINDS)}"
+        )
+    # What the screen clipped while the build ran is shown here.
+    unlimited = {"BUILDKIT_STEP_LOG_MAX_SIZE": "-1", "BUILDKIT_STEP_LOG_MAX_SPEED": "-1"}
+    for name in names:
+        record = records.get(name)
+        display = open_display(args.progress, sys.stdout, environment=os.environ | unlimited)
+        try:
+            for event in records.events(record.ref):
+                display(event)
+        finally:
+            display.close()
+
+
+def _report(args: Namespace, store: Store, records: BuildRecords, names: list[str]) -> None:
+    if len(names) > 1:
+        raise UsageError("a report is about one build")
+    record = records.get(names[0])
+    if args.output not in {None, "-"}:
+        from pathlib import Path
+
+        from buildkit_py.engine.reporting import write_report
+
+        write_report(store, record.ref, Path(args.output))
+        return
+    from buildkit_py.report import render_report
+
+    sys.stdout.write(render_report(record, records.events(record.ref)))
+
+
+def _remove(args: Namespace, records: BuildRecords, names: list[str]) -> None:
+    if not names and not args.all:
+        raise UsageError("name the builds to remove, or say --all")
+    found = records.list() if args.all else [records.get(name) for name in names]
+    for record in found:
+        if record.status == "running":
+            raise UsageError(f"build {record.ref[:_SHORT]} is running")
+        records.remove(record.ref)
+        print(record.ref)

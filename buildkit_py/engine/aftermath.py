@@ -1,0 +1,70 @@
+"""What is left of a build beside its image: id and metadata files, and its steps by id."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from buildkit_py.digest import canonical_json
+from buildkit_py.errors import PybuildError
+
+if TYPE_CHECKING:
+    from buildkit_py.engine.request import BuildRequest, BuildResult
+    from buildkit_py.engine.steps import FinishedStep
+    from buildkit_py.store import Store
+    from buildkit_py.store.database import Database
+
+
+def step_sizes(
+    store: Store, steps: Sequence[FinishedStep], *, measure: bool = False
+) -> dict[int, int]:
+    """Bytes of the layers that steps made, by snapshot.
+
+    Of one that no image has, the size is not known before `measure` looks at all of its files.
+    """
+    wanted = {
+        step.outcome.snapshot
+        for step in steps
+        if step.step.vertex is not None and step.outcome.snapshot is not None
+    }
+    if measure:
+        return {item: store.snapshots.usage(item) for item in wanted if store.snapshots.find(item)}
+    found = {item: store.snapshots.find(item) for item in wanted}
+    return {item: snap.size or 0 for item, snap in found.items() if snap is not None}
+
+
+def write_result_files(request: BuildRequest, directory: Path, result: BuildResult) -> None:
+    """Write `--iidfile` and `--metadata-file`. Raises PybuildError."""
+    if request.iidfile and result.image_id:
+        _write(directory / request.iidfile, result.image_id.encode())
+    if request.metadata_file:
+        _write(directory / request.metadata_file, canonical_json(result.metadata))
+
+
+def _write(path: Path, data: bytes) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_bytes(data)
+        partial.replace(path)
+    except OSError as error:
+        raise PybuildError(f"cannot write {path}: {error.strerror}") from error
+
+
+def keep_steps(db: Database, steps: Sequence[FinishedStep], now: float) -> None:
+    """Make the steps of a build known by their ids."""
+    from buildkit_py.store.steps import StepRecord, remember_steps  # noqa: PLC0415
+
+    records = [
+        StepRecord(
+            id=item.id,
+            text=item.step.text,
+            stage=item.step.stage,
+            snapshot=item.outcome.snapshot,
+            config=item.step.config,
+            created=now,
+        )
+        for item in steps
+    ]
+    remember_steps(db, records)

@@ -1,0 +1,382 @@
+"""One build: inputs, plan, solve, outputs. Each step hands its value to the next."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from buildkit_py.engine.aftermath import keep_steps, step_sizes, write_result_files
+from buildkit_py.engine.compile import Compiled, compile_build
+from buildkit_py.engine.inputs import BuildInputs, directory_matcher, open_inputs
+from buildkit_py.engine.options import build_options
+from buildkit_py.engine.outputs import Outputs, export_all
+from buildkit_py.engine.record import Recording, summary_of
+from buildkit_py.engine.request import BuildRequest, BuildResult
+from buildkit_py.engine.steps import StepTracker, VertexOutcome, step_infos, step_results
+from buildkit_py.engine.warnings import build_warnings
+from buildkit_py.engine.workshop import Workshop, open_workshop
+from buildkit_py.errors import BuildCancelled, PybuildError, UsageError
+from buildkit_py.graph import BuildGraph, Vertex
+from buildkit_py.lower import ResolvedBase
+from buildkit_py.progress.events import (
+    BuildCompleted,
+    BuildStarted,
+    BuildWarning,
+    Event,
+    EventSink,
+)
+from buildkit_py.solver.solution import Origin, Outcome, Solution
+
+if TYPE_CHECKING:
+    from buildkit_py.attest.provenance import BuildFacts
+    from buildkit_py.dockerfile import Dockerfile
+    from buildkit_py.platforms import Platform
+    from buildkit_py.recall.record import RecallKey
+    from buildkit_py.solver.ports import Result
+    from buildkit_py.source import SourceFile
+    from buildkit_py.stages import BaseWanted
+    from buildkit_py.store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildEnvironment:
+    """What a build takes from its engine: the store, and what is read once from the process."""
+
+    store: Store
+    environment: Mapping[str, str]
+    clock: Callable[[], float]
+    host: Platform
+    executor: str = "auto"
+    stdin: BinaryIO | None = None
+    stdout: BinaryIO | None = None
+    directory: Path = field(default_factory=Path.cwd)
+    recall: RecallKey | None = None  # to find this build by again
+
+
+def run_build(
+    request: BuildRequest,
+    surroundings: BuildEnvironment,
+    *,
+    sink: EventSink | None = None,
+    cancelled: threading.Event | None = None,
+) -> BuildResult:
+    """Carry out a build. Raises PybuildError, KeyboardInterrupt."""
+    cancelled = cancelled or threading.Event()
+    if not request.verify_reproducible:
+        return _Build(request, surroundings, sink, cancelled).run()
+    from buildkit_py.engine.verify import twice  # noqa: PLC0415
+
+    quiet, request = twice(request)
+    surroundings = replace(surroundings, recall=None)
+    first = _Build(quiet, surroundings, sink, cancelled)
+    first.run()
+    return _Build(request, surroundings, sink, cancelled, compare_with=first.tops).run()
+
+
+class _Build:
+    """The state of one build, owned by the thread that runs it."""
+
+    def __init__(
+        self,
+        request: BuildRequest,
+        surroundings: BuildEnvironment,
+        sink: EventSink | None,
+        cancelled: threading.Event,
+        compare_with: tuple[int | None, ...] | None = None,
+    ) -> None:
+        self.request = request
+        self.tops: tuple[int | None, ...] = ()
+        self._compare_with = compare_with
+        self._dockerfile: SourceFile | None = None
+        self.env = surroundings
+        self.store = surroundings.store
+        self.clock = surroundings.clock
+        self.cancelled = cancelled
+        self.ref = uuid.uuid4().hex[:25]
+        self.started = self.clock()
+        self._sink = sink
+        self._recording: Recording | None = None
+        self._emitting = threading.Lock()
+        self._warnings: list[BuildWarning] = []
+        self._planned: tuple[BuildWarning, ...] = ()
+        self._cancelled_by_timeout = False
+        self._exports: list[Event] = []
+
+    # -------------------------------------------------------------- events
+    def emit(self, event: Event) -> None:
+        """Hand an event on, one at a time."""
+        with self._emitting:
+            if self._recording is not None:
+                self._recording(event)
+            if self._sink is not None:
+                self._sink(event)
+
+    def _export(self, event: Event) -> None:
+        self._exports.append(event)
+        self.emit(event)
+
+    # -------------------------------------------------------------- the path
+    def run(self) -> BuildResult:
+        with ExitStack() as stack:
+            stack.enter_context(self._timeout())
+            if self.request.report:
+                from buildkit_py.engine.reporting import reported  # noqa: PLC0415
+
+                stack.enter_context(reported(self.env, self.ref, self.request.report))
+            self._recording = stack.enter_context(
+                Recording(self.store, self.ref, self.request, self.started)
+            )
+            try:
+                result = self._run(stack)
+            except BaseException as error:
+                self._failed(error)
+                raise
+            self._recording.finish("completed", self.clock(), result.image_id, summary_of(result))
+            return result
+
+    def _timeout(self) -> ExitStack:
+        stack = ExitStack()
+        if self.request.timeout > 0:
+
+            def expire() -> None:
+                self._cancelled_by_timeout = True
+                self.cancelled.set()
+
+            timer = threading.Timer(self.request.timeout, expire)
+            timer.daemon = True
+            timer.start()
+            stack.callback(timer.cancel)
+        return stack
+
+    def _failed(self, error: BaseException) -> None:
+        stopped = isinstance(error, BuildCancelled | KeyboardInterrupt)
+        message = "canceled" if stopped else str(error)
+        self.emit(
+            BuildCompleted(
+                time=self.clock(),
+                error=message,
+                cancelled=stopped,
+                warnings=tuple(self._warnings),
+            )
+        )
+        if self._recording is not None:
+            status = "canceled" if stopped else "error"
+            self._recording.finish(status, self.clock(), None, {"error": message})
+
+    def _run(self, stack: ExitStack) -> BuildResult:
+        outputs = Outputs.of(self.request)  # wrong options end the build before it begins
+        if self.request.cache_to:
+            from buildkit_py.engine.remote_cache import cache_exports  # noqa: PLC0415
+
+            cache_exports(self.request)
+        shop = stack.enter_context(
+            open_workshop(self.request, self.env, self.emit, self.cancelled)
+        )
+        inputs = stack.enter_context(open_inputs(self.request, shop.input_sources()))
+        from buildkit_py.dockerfile import parse  # noqa: PLC0415  (lark stays off other paths)
+
+        self._dockerfile = inputs.dockerfile
+        dockerfile = parse(inputs.dockerfile)
+        compiled = self._compile(dockerfile, shop, inputs)
+        self._warnings += build_warnings(dockerfile, compiled, inputs)
+        if self.request.squash:
+            text = "--squash is not supported yet: the layers stay as they are"
+            self._warnings.append(BuildWarning(message=text))
+        self._planned = tuple(self._warnings)
+        for warning in self._planned:
+            self.emit(warning)
+        self._open_contexts(compiled, inputs, shop)
+        tracker = self._tracker(compiled)
+        graph = BuildGraph(roots=self._roots(compiled))
+        shop.graph = graph
+        self.emit(
+            BuildStarted(
+                ref=self.ref,
+                steps=step_infos(tracker.steps),
+                total=len(graph.vertices),
+                time=self.clock(),
+            )
+        )
+        if self.request.dry_run:
+            from buildkit_py.engine.dryrun import foresee  # noqa: PLC0415
+
+            return foresee(self.ref, graph, tracker, shop, self._warnings, self.started)
+        if self.request.cache_from:
+            from buildkit_py.engine.remote_cache import fill_mounts  # noqa: PLC0415
+
+            fill_mounts(shop, graph)
+        solution = self._solve(graph, tracker, shop)
+        self.tops = tuple(
+            None if image.root is None else solution[image.root.digest].snapshot
+            for image in compiled.images
+        )
+        if self.request.secrets and self.request.scan_secrets:
+            from buildkit_py.engine.leaks import refuse_leaks  # noqa: PLC0415
+
+            refuse_leaks(self.store, shop.secrets, compiled, tracker.outcomes_of_steps())
+        if self._compare_with is not None:
+            from buildkit_py.engine.verify import compare  # noqa: PLC0415
+
+            compare(self.store, self._compare_with, self.tops)
+        result = self._finish(outputs, compiled, solution, tracker, shop)
+        if self.env.recall is not None:
+            self._remember(self.env.recall, inputs, compiled, graph, shop, result)
+        return result
+
+    # -------------------------------------------------------------- compiler
+    def _compile(self, dockerfile: Dockerfile, shop: Workshop, inputs: BuildInputs) -> Compiled:
+        options = build_options(self.request, self.env.environment, self.env.host)
+
+        def pin(base: BaseWanted) -> ResolvedBase:
+            if base.layout is not None:
+                pinned = shop.images.pin_layout(base.layout, base.reference, base.platform)
+            else:
+                pinned = shop.images.pin(base.reference, base.platform, pull=self.request.pull)
+            return ResolvedBase(op=pinned.op, config=pinned.config)
+
+        compiled = compile_build(dockerfile, options, pin)
+        if compiled.plans[0].epoch_source is None:
+            return compiled
+        from buildkit_py.engine.epochs import settle_epoch  # noqa: PLC0415
+
+        epoch = settle_epoch(compiled.plans[0], inputs, shop)
+        text = "" if epoch is None else str(epoch)
+        arguments = {**options.build_args, "SOURCE_DATE_EPOCH": text}
+        options = replace(options, epoch=epoch, build_args=arguments)
+        return compile_build(dockerfile, options, pin)
+
+    def _open_contexts(self, compiled: Compiled, inputs: BuildInputs, shop: Workshop) -> None:
+        shop.argument_names = compiled.argument_names
+        named = compiled.plans[0].contexts
+        names = set().union(*(image.contexts for image in compiled.images))
+        for name in names:
+            if name == "context":
+                shop.add_context(name, inputs.directory, inputs.matcher)
+                continue
+            directory = Path(named[name].value)
+            if not directory.is_dir():
+                raise UsageError(
+                    f"the named context {name} is no directory: {directory}",
+                    hint="--build-context NAME=directory, docker-image://…, or a URL",
+                )
+            shop.add_context(name, directory, directory_matcher(directory))
+        epochs = {image.epoch for image in compiled.images} - {None}
+        if epochs:
+            shop.epoch = next(iter(epochs))
+
+    def _roots(self, compiled: Compiled) -> tuple[Vertex, ...]:
+        roots = [image.root for image in compiled.images]
+        return tuple(dict.fromkeys(root for root in roots if root is not None))
+
+    # -------------------------------------------------------------- solver
+    def _tracker(self, compiled: Compiled) -> StepTracker:
+        steps = [step for image in compiled.images for step in image.steps]
+        return StepTracker(
+            steps=steps,
+            emit=self.emit,
+            clock=self.clock,
+            parent_of=self._parent_of,
+        )
+
+    def _parent_of(self, snapshot: int) -> int | None:
+        found = self.store.snapshots.find(snapshot)
+        return None if found is None else found.parent
+
+    def _solve(self, graph: BuildGraph, tracker: StepTracker, shop: Workshop) -> Solution:
+        def observe(vertex: Vertex, result: Result, outcome: Outcome) -> None:
+            now = self.clock()
+            tracker.vertex_done(
+                vertex,
+                VertexOutcome(
+                    snapshot=result.snapshot,
+                    cached=outcome.origin is not Origin.RUN,
+                    started=now - outcome.seconds,
+                    completed=now,
+                ),
+            )
+
+        solver = shop.solver(observe)
+        try:
+            return solver.solve(graph, cancelled=self.cancelled)
+        except BuildCancelled as error:
+            if self._cancelled_by_timeout:
+                message = f"the build timed out after {self.request.timeout:g} s"
+                raise PybuildError(message, hint="raise --timeout") from error
+            raise
+
+    # -------------------------------------------------------------- results
+    def _finish(
+        self,
+        outputs: Outputs,
+        compiled: Compiled,
+        solution: Solution,
+        tracker: StepTracker,
+        shop: Workshop,
+    ) -> BuildResult:
+        def facts() -> BuildFacts:
+            from buildkit_py.engine.attestations import facts_of  # noqa: PLC0415
+
+            assert self._dockerfile is not None
+            return facts_of(self.request, self.env, self._dockerfile, self.ref, self.started)
+
+        exported = export_all(
+            outputs, self.request, compiled, solution, self.env, self._export, facts
+        )
+        if self.request.cache_to:
+            from buildkit_py.engine.remote_cache import export_caches  # noqa: PLC0415
+
+            export_caches(shop, compiled, solution)
+        self._warnings += [BuildWarning(message=text) for text in exported.warnings]
+        tracker.finish(exported.image_id)
+        self._warnings += shop.warnings
+        shop.save()
+        sizes = step_sizes(self.store, tracker.finished, measure=bool(self.request.report))
+        result = BuildResult(
+            ref=self.ref,
+            image_id=exported.image_id,
+            digest=exported.digest,
+            names=exported.names,
+            steps=step_results(tracker.finished, dict(solution.reasons), sizes),
+            warnings=tuple(self._warnings),
+            seconds=self.clock() - self.started,
+            metadata={**exported.metadata, "buildx.build.ref": self.ref},
+        )
+        write_result_files(self.request, self.env.directory, result)
+        keep_steps(self.store.db, tracker.finished, self.clock())
+        self.emit(
+            BuildCompleted(
+                time=self.clock(),
+                image_id=result.image_id or "",
+                names=result.names,
+                warnings=result.warnings,
+            )
+        )
+        return result
+
+    def _remember(
+        self,
+        key: RecallKey,
+        inputs: BuildInputs,
+        compiled: Compiled,
+        graph: BuildGraph,
+        shop: Workshop,
+        result: BuildResult,
+    ) -> None:
+        from buildkit_py.engine.recollection import Finished, remember  # noqa: PLC0415
+
+        build = Finished(
+            request=self.request,
+            inputs=inputs,
+            compiled=compiled,
+            graph=graph,
+            shop=shop,
+            result=result,
+            warnings=self._planned,
+            said=self._exports,
+        )
+        remember(build, key)

@@ -1,0 +1,256 @@
+"""What a build reads: its context directory, its Dockerfile, its ignore rules, named contexts.
+
+A context that is not a directory here (standard input, a URL, a repository) is brought into the
+process' scratch folder first, and goes with it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from buildkit_py.dockerignore import IgnoreMatcher, read_patterns
+from buildkit_py.errors import PybuildError, UsageError
+from buildkit_py.remotes import is_git_url, is_web_url
+from buildkit_py.source import SourceFile
+
+if TYPE_CHECKING:
+    from buildkit_py.engine.request import BuildRequest
+    from buildkit_py.sources.context import ContextFetcher
+
+_DOCKERFILE_LIMIT = 64 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildInputs:
+    """A directory to build from, the Dockerfile's text, and the patterns of the ignore file.
+
+    `facts` say where a remote context came from (its URL, its commit).
+    """
+
+    directory: Path
+    dockerfile: SourceFile
+    patterns: tuple[str, ...] = ()
+    matcher: IgnoreMatcher | None = None
+    remote: bool = False
+    facts: Mapping[str, str] = field(default_factory=dict)
+    modified: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputSources:
+    """How remote contexts are brought, and where to: `scratch` names a path that is free."""
+
+    fetcher: Callable[[], ContextFetcher]
+    scratch: Callable[[str], Path]
+    stdin: BinaryIO | None = None
+
+    def standard_input(self) -> BinaryIO:
+        """The stream for `-`."""
+        return self.stdin if self.stdin is not None else sys.stdin.buffer
+
+
+@contextmanager
+def open_inputs(request: BuildRequest, sources: InputSources) -> Iterator[BuildInputs]:
+    """Resolve context, Dockerfile and ignore file. Raises UsageError, SourceError."""
+    _check(request)
+    if not _is_remote(request.context):
+        yield _inputs(request, sources, _directory(request.context))
+        return
+    from buildkit_py.store.trash import remove_tree  # noqa: PLC0415
+
+    directory = sources.scratch("context")
+    directory.mkdir(mode=0o755)
+    try:
+        stdin = sources.standard_input() if request.context == "-" else None
+        found = sources.fetcher().fetch(request.context, directory, stdin)
+        text = found.dockerfile
+        given = None
+        if text is not None:
+            given = SourceFile(name="Dockerfile", text=decode(text, "the Dockerfile"))
+        inputs = _inputs(request, sources, directory, given, remote=True)
+        yield replace(inputs, facts=found.facts, modified=found.modified)
+    finally:
+        remove_tree(directory)
+
+
+def _is_remote(context: str) -> bool:
+    return context == "-" or is_git_url(context, context=True) or is_web_url(context)
+
+
+def _check(request: BuildRequest) -> None:
+    if request.context == "-" and request.dockerfile == "-":
+        raise UsageError("invalid argument: can't use stdin for both build context and dockerfile")
+    if request.context == "-" and request.dockerfile_text is not None:
+        raise UsageError(
+            "a Dockerfile's text and a context from standard input cannot go together"
+        )
+
+
+def _directory(text: str) -> Path:
+    path = Path(text)
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise UsageError(
+            f"the build context {text} is not a directory",
+            hint="give the directory, and the Dockerfile by -f",
+        )
+    raise UsageError(
+        f"the build context {text} does not exist",
+        hint="give a directory, a URL, or - for standard input",
+    )
+
+
+def _inputs(
+    request: BuildRequest,
+    sources: InputSources,
+    directory: Path,
+    dockerfile: SourceFile | None = None,
+    *,
+    remote: bool = False,
+) -> BuildInputs:
+    path: Path | None = None
+    if request.dockerfile_text is not None:
+        dockerfile = SourceFile(name="Dockerfile", text=request.dockerfile_text)
+    elif request.dockerfile == "-":
+        data = sources.standard_input().read(_DOCKERFILE_LIMIT + 1)
+        dockerfile = SourceFile(name="Dockerfile", text=decode(data, "the Dockerfile"))
+    elif request.dockerfile is not None and is_web_url(request.dockerfile):
+        data = sources.fetcher().text(request.dockerfile)
+        dockerfile = SourceFile(name=request.dockerfile, text=decode(data, "the Dockerfile"))
+    elif dockerfile is None:
+        path = find_dockerfile(directory, request.dockerfile, inside=remote)
+        dockerfile = SourceFile(name=_shown(path, request, directory), text=read_text(path))
+    patterns = _ignore_patterns(request, directory, path)
+    return BuildInputs(
+        directory=directory,
+        dockerfile=dockerfile,
+        patterns=patterns,
+        matcher=IgnoreMatcher(patterns) if patterns else None,
+        remote=remote,
+    )
+
+
+def find_dockerfile(directory: Path, asked: str | None, *, inside: bool = False) -> Path:
+    """The Dockerfile's path: as asked for, or `Dockerfile`, or `dockerfile`. Raises UsageError.
+
+    `inside` (a context that came from elsewhere) keeps it, links followed, in the directory.
+    """
+    candidates = _candidates(directory, asked, inside=inside)
+    for path in candidates:
+        if path.is_file():
+            if inside and not path.resolve().is_relative_to(directory.resolve()):
+                raise UsageError(f"the Dockerfile {asked} is outside of the build context")
+            return path
+    for path in candidates:
+        if path.is_dir():
+            raise UsageError(f"failed to read dockerfile: {path} is a directory")
+    name = asked or "Dockerfile"
+    raise PybuildError(
+        f"failed to read dockerfile: open {name}: no such file or directory",
+        hint=f"there is no {name} in {directory}; name another one by -f",
+    )
+
+
+def _candidates(directory: Path, asked: str | None, *, inside: bool) -> list[Path]:
+    candidates = [directory / (asked or "Dockerfile")]
+    if asked is not None and not inside:
+        candidates = [Path(asked), directory / asked]
+    if os.path.basename(asked or "Dockerfile") == "Dockerfile":
+        candidates += [item.with_name("dockerfile") for item in candidates]
+    return candidates
+
+
+def consulted(request: BuildRequest, inputs: BuildInputs) -> dict[Path, bytes | None] | None:
+    """The Dockerfile and ignore file with their bytes, and names tried in vain (None).
+
+    None as a whole if what was read is no file here, or has changed since.
+    """
+    asked = request.dockerfile
+    if inputs.remote or request.dockerfile_text is not None or asked == "-":
+        return None
+    found: dict[Path, bytes | None] = {}
+    for path in _candidates(inputs.directory, asked, inside=False):
+        found[path] = content_if_file(path)
+        if found[path] is not None:
+            break
+    else:
+        return None
+    if decode(found[path] or b"", str(path)) != inputs.dockerfile.text:
+        return None
+    ignores = [path.with_name(path.name + ".dockerignore"), inputs.directory / ".dockerignore"]
+    text = b""
+    for ignore in [Path(request.ignorefile)] if request.ignorefile else ignores:
+        found[ignore] = content_if_file(ignore)
+        if found[ignore] is not None:
+            text = found[ignore] or b""
+            break
+    known = read_patterns(text.decode("utf-8", "surrogateescape")) == inputs.patterns
+    return found if known else None
+
+
+def content_if_file(path: Path) -> bytes | None:
+    """The bytes of a regular file, else None."""
+    return path.read_bytes() if path.is_file() else None
+
+
+def read_text(path: Path) -> str:
+    """The text of a Dockerfile; bytes that are no UTF-8 survive as surrogates."""
+    try:
+        with path.open("rb") as file:
+            return decode(file.read(_DOCKERFILE_LIMIT + 1), str(path))
+    except OSError as error:
+        raise PybuildError(f"failed to read dockerfile: {path}: {error.strerror}") from error
+
+
+def decode(data: bytes, name: str) -> str:
+    """Bytes of a Dockerfile as text. Raises UsageError for more than 64 MiB."""
+    if len(data) > _DOCKERFILE_LIMIT:
+        raise UsageError(f"{name} is larger than 64 MiB", hint="this is no Dockerfile")
+    return data.decode("utf-8", "surrogateescape")
+
+
+def _shown(path: Path, request: BuildRequest, directory: Path) -> str:
+    if request.dockerfile is not None:
+        return request.dockerfile
+    try:
+        return str(path.relative_to(directory))
+    except ValueError:
+        return str(path)
+
+
+def _ignore_patterns(
+    request: BuildRequest, directory: Path, dockerfile: Path | None
+) -> tuple[str, ...]:
+    """One ignore file counts: the one asked for, the Dockerfile's own, the context's."""
+    if request.ignorefile is not None:
+        return _patterns(Path(request.ignorefile), required=True)
+    if dockerfile is not None:
+        own = dockerfile.with_name(dockerfile.name + ".dockerignore")
+        if own.is_file():
+            return _patterns(own, required=True)
+    return _patterns(directory / ".dockerignore")
+
+
+def directory_matcher(directory: Path) -> IgnoreMatcher | None:
+    """The ignore rules at the root of a named context."""
+    patterns = _patterns(directory / ".dockerignore")
+    return IgnoreMatcher(patterns) if patterns else None
+
+
+def _patterns(path: Path, *, required: bool = False) -> tuple[str, ...]:
+    try:
+        text = path.read_bytes().decode("utf-8", "surrogateescape")
+    except FileNotFoundError:
+        if required:
+            raise UsageError(f"the ignore file {path} does not exist") from None
+        return ()
+    except OSError as error:
+        raise PybuildError(f"cannot read {path}: {error.strerror}") from error
+    return read_patterns(text)

@@ -1,0 +1,135 @@
+"""Looks for the values of a build's secrets in what it made, before anything is written.
+
+Searched are the files of new layers, their names and link targets, and the config: environment,
+labels, commands, history. Values shorter than eight bytes are not looked for: they occur by
+chance. Compressed or encoded values are not found.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from buildkit_py.errors import PybuildError, SolveError
+from buildkit_py.oci.config import container_to_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from buildkit_py.engine.compile import Compiled
+    from buildkit_py.engine.steps import FinishedStep
+    from buildkit_py.oci.config import ImageConfig
+    from buildkit_py.stage_builder import LoweredStep
+    from buildkit_py.store import Store
+    from buildkit_py.worker.secrets import BuildSecrets
+
+_SHORTEST = 8
+_PIECE = 1 << 20
+_HINT = "mount it where no file of it stays, or build with --scan-secrets=false"
+
+
+def refuse_leaks(
+    store: Store, secrets: BuildSecrets, compiled: Compiled, steps: Iterable[FinishedStep]
+) -> None:
+    """Raise PybuildError (SolveError) if a secret's value is in a new layer or a config."""
+    values = _values(secrets)
+    if not values:
+        return
+    for image in compiled.images:
+        for step in image.steps:
+            _search_step(step, values)
+        _search_labels(image.config, values)
+    done: set[int] = set()
+    for finished in steps:
+        snapshot = finished.outcome.snapshot
+        if snapshot is None or snapshot in done or finished.step.vertex is None:
+            continue
+        done.add(snapshot)
+        found = store.snapshots.find(snapshot)
+        if found is None or found.blob is not None or not found.unpacked:
+            continue
+        leak = search_directory(found.directory, values)
+        if leak is not None:
+            name, path = leak
+            raise SolveError(
+                f'the value of secret "{name}" is in {path}, by {finished.step.text}',
+                span=finished.step.span,
+                hint=_HINT,
+            )
+
+
+def _values(secrets: BuildSecrets) -> dict[str, bytes]:
+    found = {name: (secrets.value(name) or b"").strip() for name in secrets.secrets}
+    return {name: value for name, value in found.items() if len(value) >= _SHORTEST}
+
+
+def _search_step(step: LoweredStep, values: Mapping[str, bytes]) -> None:
+    """The config after a step and its entry of the history. The step itself may show the value."""
+    where = f"line {step.span.start.line}" if step.span else "a trigger of the base image"
+    for key, value in container_to_json(step.config).items():
+        name = _in_text(value, values)
+        if name is not None:
+            raise PybuildError(
+                f'the value of secret "{name}" is in the config of the image ({key}), by {where}',
+                hint=_HINT,
+            )
+    name = _in_text([entry.created_by for entry in step.history[-1:]], values)
+    if name is not None:
+        raise PybuildError(
+            f'the value of secret "{name}" is in the history of the image, by {where}', hint=_HINT
+        )
+
+
+def _search_labels(config: ImageConfig, values: Mapping[str, bytes]) -> None:
+    """What options add to the config."""
+    name = _in_text(dict(config.config.labels), values)
+    if name is not None:
+        raise PybuildError(
+            f'the value of secret "{name}" is in a label of the image, by --label', hint=_HINT
+        )
+
+
+def _in_text(value: object, values: Mapping[str, bytes]) -> str | None:
+    text = json.dumps(value, ensure_ascii=False)
+    for name, secret in values.items():
+        escaped = json.dumps(secret.decode("utf-8", "surrogateescape"), ensure_ascii=False)
+        if escaped[1:-1] in text:
+            return name
+    return None
+
+
+def search_directory(folder: Path, values: Mapping[str, bytes]) -> tuple[str, str] | None:
+    """The first secret found below a directory, with the path of its file."""
+    top = os.fsencode(folder)
+    for real, directories, files in os.walk(top):
+        directories.sort()
+        for name in sorted((*directories, *files)):
+            path = real + b"/" + name
+            secret = _in_entry(path, name, values)
+            if secret is not None:
+                return secret, os.fsdecode(path[len(top) :])
+    return None
+
+
+def _in_entry(path: bytes, name: bytes, values: Mapping[str, bytes]) -> str | None:
+    if os.path.islink(path):
+        return _in_bytes(name + b"\0" + os.readlink(path), values)
+    found = _in_bytes(name, values)
+    if found is not None or not os.path.isfile(path):
+        return found
+    keep = max(len(value) for value in values.values()) - 1
+    with open(path, "rb", buffering=0) as file:
+        tail = b""
+        while piece := file.read(_PIECE):
+            data = tail + piece
+            found = _in_bytes(data, values)
+            if found is not None:
+                return found
+            tail = data[-keep:]
+    return None
+
+
+def _in_bytes(data: bytes, values: Mapping[str, bytes]) -> str | None:
+    return next((name for name, value in values.items() if value in data), None)

@@ -1,0 +1,120 @@
+"""Attestations as manifests beside the images of an index, and as files beside a plain tree.
+
+As BuildKit stores them: one manifest for each image, its layers in-toto statements, named by
+annotations, of platform unknown/unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from buildkit_py.digest import sha256
+from buildkit_py.oci.assemble import go_json
+from buildkit_py.oci.descriptor import Descriptor, MediaType
+from buildkit_py.oci.manifest import (
+    ATTESTATION_SUBJECT,
+    ATTESTATION_TYPE,
+    Manifest,
+    manifest_to_json,
+)
+from buildkit_py.platforms import Platform
+
+if TYPE_CHECKING:
+    from buildkit_py.exporters.base import Attestation
+
+STATEMENT_TYPE = "https://in-toto.io/Statement/v0.1"
+_ARTIFACT_TYPE = "application/vnd.docker.attestation.manifest.v1+json"
+_PREDICATE = "in-toto.io/predicate-type"
+_FILES = {
+    "https://slsa.dev/provenance/v1": "provenance.json",
+    "https://spdx.dev/Document": "sbom.spdx.json",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttestationManifest:
+    """A manifest of statements, and all blobs that it names."""
+
+    manifest: bytes
+    descriptor: Descriptor
+    blobs: tuple[tuple[Descriptor, bytes], ...]
+
+
+def attestation_manifest(
+    attestations: Sequence[Attestation],
+    image: Descriptor,
+    names: Sequence[str],
+    *,
+    artifact: bool = True,
+) -> AttestationManifest:
+    """The manifest about an image; `artifact` false gives it the form of an image."""
+    blobs = []
+    for item in attestations:
+        data = statement(item, image, names)
+        described = Descriptor(
+            media_type=MediaType.IN_TOTO,
+            digest=sha256(data),
+            size=len(data),
+            annotations={_PREDICATE: item.predicate_type},
+        )
+        blobs.append((described, data))
+    layers = tuple(described for described, _ in blobs)
+    if artifact:
+        config, config_type = b"{}", MediaType.OCI_EMPTY
+    else:
+        config, config_type = _image_config(layers), MediaType.OCI_CONFIG
+    config_descriptor = Descriptor(media_type=config_type, digest=sha256(config), size=len(config))
+    subject = Descriptor(media_type=image.media_type, digest=image.digest, size=image.size)
+    manifest = Manifest(
+        config=config_descriptor,
+        layers=layers,
+        artifact_type=_ARTIFACT_TYPE if artifact else "",
+        subject=subject if artifact else None,
+    )
+    data = go_json(manifest_to_json(manifest), indent=2)
+    descriptor = Descriptor(
+        media_type=MediaType.OCI_MANIFEST,
+        digest=sha256(data),
+        size=len(data),
+        platform=Platform(os="unknown", architecture="unknown"),
+        annotations={
+            ATTESTATION_SUBJECT: image.digest,
+            ATTESTATION_TYPE: "attestation-manifest",
+        },
+    )
+    return AttestationManifest(
+        manifest=data, descriptor=descriptor, blobs=((config_descriptor, config), *blobs)
+    )
+
+
+def _image_config(layers: Sequence[Descriptor]) -> bytes:
+    document = {
+        "architecture": "unknown",
+        "os": "unknown",
+        "config": {},
+        "rootfs": {"type": "layers", "diff_ids": [layer.digest for layer in layers]},
+    }
+    return go_json(document)
+
+
+def statement(item: Attestation, image: Descriptor | None, names: Sequence[str]) -> bytes:
+    """The in-toto statement: the predicate, and the image that it speaks of."""
+    subject = []
+    if image is not None:
+        algorithm, _, value = image.digest.partition(":")
+        subject = [{"name": name, "digest": {algorithm: value}} for name in names or ["_"]]
+    return go_json(
+        {
+            "_type": STATEMENT_TYPE,
+            "predicateType": item.predicate_type,
+            "subject": subject,
+            "predicate": item.predicate,
+        }
+    )
+
+
+def attestation_files(attestations: Sequence[Attestation]) -> list[tuple[str, bytes]]:
+    """Names and content of the files that stand beside a plain tree."""
+    return [(_FILES[item.predicate_type], statement(item, None, ())) for item in attestations]

@@ -1,0 +1,180 @@
+"""To a registry: layers first, each compressed and sent as soon as it is ready, then documents.
+
+A layer that the registry has is neither compressed again nor sent; one that came from another of
+its repositories is mounted from there, without being fetched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from buildkit_py.errors import UsageError
+from buildkit_py.exporters.assembly import Assembly, assemble_images
+from buildkit_py.exporters.attributes import flag, image_options
+from buildkit_py.exporters.base import ExportRequest, ExportResult
+from buildkit_py.oci.descriptor import Descriptor, MediaType
+from buildkit_py.oci.manifest import parse_manifest
+from buildkit_py.oci.reference import Reference, parse_reference
+
+if TYPE_CHECKING:
+    from buildkit_py.exporters import OutputSpec
+    from buildkit_py.exporters.base import Report
+    from buildkit_py.registry.client import RegistryClient
+    from buildkit_py.registry.transfer import Progress, PushBlob, TransferStatus
+    from buildkit_py.store import Store
+    from buildkit_py.store.layers import LayerBlob, Variant
+
+_PIECE = 1 << 20
+_DOCUMENTS = MediaType.MANIFESTS | MediaType.INDEXES
+
+
+class RegistryExporter:
+    """`type=registry`, and `type=image,push=true`."""
+
+    def __init__(self, spec: OutputSpec, store: Store) -> None:
+        self._spec = spec
+        self._store = store
+
+    def export(self, request: ExportRequest) -> ExportResult:
+        """Push the images of all platforms under every name. Raises RegistryError and kin."""
+        from buildkit_py.registry import open_client  # noqa: PLC0415
+
+        attributes = self._spec.attributes
+        options = image_options(attributes, request)
+        if not options.names:
+            raise UsageError("tag is needed when pushing to registry", hint="give a name by -t")
+        insecure = list(request.insecure_registries)
+        if flag(attributes, "registry.insecure"):
+            insecure += [name.domain for name in options.names]
+        client = open_client(request.environment, insecure=insecure)
+        snapshots = [
+            item.id
+            for image in request.images
+            for item in self._store.snapshots.chain(image.snapshot)
+        ]
+        repositories = list(
+            dict.fromkeys(replace(name, tag=None, digest=None) for name in options.names)
+        )
+        push_layers(
+            client,
+            self._store,
+            repositories,
+            list(dict.fromkeys(snapshots)),
+            options.variant,
+            _progress(request.report),
+        )
+        assembly = assemble_images(self._store, request, options)
+        by_digest = flag(attributes, "push-by-digest")
+        for name in options.names:
+            self._push_documents(client, name, assembly, by_digest=by_digest)
+        return ExportResult(
+            descriptor=assembly.descriptor,
+            images=tuple(image.exported for image in assembly.images),
+            names=tuple(str(name) for name in options.names),
+        )
+
+    def _push_documents(
+        self, client: RegistryClient, name: Reference, assembly: Assembly, *, by_digest: bool
+    ) -> None:
+        from buildkit_py.registry.transfer import memory_blob, push_blob  # noqa: PLC0415
+
+        repository = replace(name, tag=None, digest=None)
+        for descriptor, data in assembly.documents():
+            if descriptor.media_type not in _DOCUMENTS:
+                push_blob(client, repository, memory_blob(data, descriptor))
+                continue
+            named = descriptor.digest == assembly.descriptor.digest and not by_digest
+            place = name if named else replace(repository, digest=descriptor.digest)
+            push_document(client, place, data, descriptor)
+        for image in assembly.images:
+            note_pushed(
+                self._store,
+                repository,
+                (assembly.descriptor, image.exported.manifest),
+                image.exported.config,
+            )
+
+
+def push_document(
+    client: RegistryClient, place: Reference, data: bytes, descriptor: Descriptor
+) -> None:
+    """Send a manifest or an index."""
+    from buildkit_py.registry import transfer  # noqa: PLC0415
+
+    transfer.push_document(client, place, data, parse_manifest(data, descriptor.media_type))
+
+
+def note_pushed(
+    store: Store, repository: Reference, documents: Sequence[Descriptor], config: Descriptor
+) -> None:
+    """Remember under which digests the registry now has an image of ours."""
+    if store.images.candidates(config.digest):
+        for document in documents:
+            store.images.note_digest(replace(repository, digest=document.digest), config.digest)
+
+
+def push_layers(
+    client: RegistryClient,
+    store: Store,
+    repositories: Sequence[Reference],
+    snapshots: Sequence[int],
+    variant: Variant,
+    progress: Progress,
+) -> None:
+    """Send the top layers of snapshots to repositories; the later ones mount from the first."""
+    from buildkit_py.registry.transfer import push_blobs  # noqa: PLC0415
+
+    sent: dict[str, str] = {}
+    for repository in repositories:
+        neighbours = (sent[repository.domain],) if repository.domain in sent else ()
+        jobs = [
+            _preparer(store, snapshot, variant, repository, neighbours) for snapshot in snapshots
+        ]
+        push_blobs(client, repository, jobs, progress)
+        sent.setdefault(repository.domain, repository.path)
+
+
+def _preparer(
+    store: Store,
+    snapshot: int,
+    variant: Variant,
+    repository: Reference,
+    neighbours: tuple[str, ...],
+) -> Callable[[], PushBlob]:
+    def prepare() -> PushBlob:
+        from buildkit_py.registry.transfer import PushBlob  # noqa: PLC0415
+
+        blob = store.snapshots.layer(snapshot, variant)
+
+        def open_at(offset: int) -> Iterator[bytes]:
+            store.snapshots.ensure_blob(snapshot, blob)
+            with store.content.open(blob.descriptor.digest) as stream:
+                stream.seek(offset)
+                while data := stream.read(_PIECE):
+                    yield data
+
+        return PushBlob(
+            descriptor=blob.descriptor,
+            open_at=open_at,
+            mount_from=(*neighbours, *_origin(blob, repository)),
+        )
+
+    return prepare
+
+
+def _origin(blob: LayerBlob, repository: Reference) -> tuple[str, ...]:
+    """The path of the repository that a layer was pulled from, if the registry is the same."""
+    if not blob.origin or "://" in blob.origin:
+        return ()
+    origin = parse_reference(blob.origin, default_tag=None)
+    same = origin.domain == repository.domain and origin.path != repository.path
+    return (origin.path,) if same else ()
+
+
+def _progress(report: Report) -> Progress:
+    def progress(status: TransferStatus) -> None:
+        report(f"{status.action} {status.id}", status.current, status.total)
+
+    return progress

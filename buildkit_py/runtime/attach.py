@@ -1,0 +1,130 @@
+"""The sandbox child's own mounts (binds, caches, secrets, tmpfs), then pivot_root and masks."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from buildkit_py.runtime import syscalls as sc
+from buildkit_py.runtime.rootfs import (
+    Stubs,
+    attributes_of,
+    clone,
+    make_target,
+    mount_on,
+    mount_scratch,
+    mount_tree,
+    mount_usual,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from buildkit_py.runtime.spec import WireMount, WireSpec
+
+
+def build_root(spec: WireSpec, *, prepared: bool) -> Stubs:
+    """Mount everything below `scratch`, and make it this process' root. Returns what was made.
+
+    `prepared` says that `rootfs.prepare` has been called already.
+    """
+    scratch = spec["scratch"]
+    if not prepared:
+        mount_scratch(scratch)
+    target = f"{scratch}/root"
+    mount_tree(spec["root"], target, f"{scratch}/empty", userxattr=spec["userxattr"])
+    if not spec["privileged"]:
+        sc.mount_setattr(sc.AT_FDCWD, target, 0, add=sc.MOUNT_ATTR_NODEV)
+    root = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    stubs = Stubs()
+    mount_usual(root, spec, stubs, prepared=prepared)
+    mounts = enumerate(spec["mounts"])
+    for number, mount in sorted(mounts, key=lambda item: item[1]["target"].count("/")):
+        _attach(root, number, mount, spec, stubs)
+    stubs.finish(root)
+    os.fchdir(root)
+    os.close(root)
+    if spec["readonly_root"]:
+        sc.mount_setattr(sc.AT_FDCWD, ".", 0, add=sc.MOUNT_ATTR_RDONLY)
+    sc.pivot_root(".", ".")
+    sc.umount2(".", sc.MNT_DETACH)
+    os.chdir("/")
+    if not spec["privileged"]:
+        _mask(spec)
+    return stubs
+
+
+def _attach(root: int, number: int, mount: WireMount, spec: WireSpec, stubs: Stubs) -> None:
+    kind = mount["kind"]
+    if kind == "TmpfsMount":
+        place = make_target(root, mount["target"], directory=True, stubs=stubs)
+        size = f",size={mount['size']}" if mount["size"] else ""
+        flags = sc.MS_NOSUID | sc.MS_NODEV | sc.MS_NOEXEC
+        mount_on(place, "tmpfs", "tmpfs", flags, f"mode={mount['mode']:o}{size}")
+        os.close(place)
+        return
+    if kind == "FileMount":
+        tree = _file_tree(number, mount, spec["scratch"])
+    elif kind == "HostMount":
+        bits = 0 if spec["privileged"] else sc.MOUNT_ATTR_NODEV
+        bits |= sc.MOUNT_ATTR_RDONLY if mount["readonly"] else 0
+        recursive = mount["recursive"]
+        tree = clone(sc.AT_FDCWD, mount["source"], recursive=recursive, attributes=bits)
+    else:
+        tree = _tree_mount(number, mount, spec)
+    directory = stat.S_ISDIR(os.fstat(tree).st_mode)
+    place = make_target(root, mount["target"], directory=directory, stubs=stubs)
+    sc.move_mount(tree, place)
+    os.close(tree)
+    os.close(place)
+
+
+def _file_tree(number: int, mount: WireMount, scratch: str) -> int:
+    path = f"{scratch}/files/{number}"
+    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+    fd = os.open(path, flags, 0o600)
+    view = memoryview(mount["content"])
+    while view:
+        view = view[os.write(fd, view) :]
+    os.fchown(fd, mount["uid"], mount["gid"])
+    os.fchmod(fd, mount["mode"])
+    os.close(fd)
+    bits = sc.MOUNT_ATTR_NOSUID | sc.MOUNT_ATTR_NODEV
+    if mount["readonly"]:
+        bits |= sc.MOUNT_ATTR_RDONLY
+    if not mount["mode"] & 0o111:
+        bits |= sc.MOUNT_ATTR_NOEXEC
+    return clone(sc.AT_FDCWD, path, recursive=False, attributes=bits)
+
+
+def _tree_mount(number: int, mount: WireMount, spec: WireSpec) -> int:
+    base = f"{spec['scratch']}/tree{number}"
+    os.mkdir(base, 0o755)
+    empty = f"{spec['scratch']}/empty"
+    mount_tree(mount["tree"], base, empty, userxattr=spec["userxattr"])
+    top = os.open(base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    resolve = sc.RESOLVE_IN_ROOT | sc.RESOLVE_NO_MAGICLINKS
+    source = sc.openat2(top, mount["source"], os.O_PATH, resolve)
+    # Copied by its descriptor, so that nothing can be swapped in between.
+    bits = attributes_of(mount) | (0 if spec["privileged"] else sc.MOUNT_ATTR_NODEV)
+    tree = clone(source, "", recursive=False, attributes=bits)
+    os.close(source)
+    os.close(top)
+    return tree
+
+
+def _mask(spec: WireSpec) -> None:
+    for path in spec["masked_paths"]:
+        try:
+            is_directory = stat.S_ISDIR(os.stat(path).st_mode)
+        except OSError:
+            continue
+        if is_directory:
+            sc.mount("tmpfs", path, "tmpfs", sc.MS_RDONLY, "size=0k")
+        else:
+            sc.mount("/dev/null", path, None, sc.MS_BIND)
+    for path in spec["readonly_paths"]:
+        if not os.path.exists(path):
+            continue
+        sc.mount(path, path, None, sc.MS_BIND | sc.MS_REC)
+        flags = sc.MS_BIND | sc.MS_REMOUNT | sc.MS_RDONLY
+        sc.mount(path, path, None, flags | sc.MS_NOSUID | sc.MS_NODEV | sc.MS_NOEXEC)

@@ -1,0 +1,241 @@
+"""Limits on a step's memory, processors and processes, by cgroups of either version.
+
+A cgroup is made only for a step that asked for limits (or a parent), and removed after it; killing
+needs none, the pid namespace does that. On a host with both hierarchies each controller is looked
+for in version 2 first. What the host does not allow is a warning, except a memory limit: it is
+asked for to protect the host, so its absence is an error.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from buildkit_py.errors import UnsupportedHost
+from buildkit_py.runtime.limits import ResourceLimits
+
+_REMOVE_SECONDS = 2.0
+
+
+@dataclass(slots=True, kw_only=True)
+class StepCgroup:
+    """The groups of one step. `procs` are files that the step's process writes itself into."""
+
+    procs: tuple[str, ...] = ()
+    warnings: list[str] = field(default_factory=list)
+    _events: tuple[tuple[Path, str], ...] = ()
+
+    def out_of_memory(self) -> bool:
+        """Whether the kernel killed something in it for its memory limit."""
+        for path, key in self._events:
+            with suppress(OSError, ValueError):
+                for line in path.read_text().splitlines():
+                    name, _, value = line.partition(" ")
+                    if name == key and int(value) > 0:
+                        return True
+        return False
+
+
+def find_hierarchies(mounts: str) -> tuple[Path | None, dict[str, Path]]:
+    """From the text of /proc/self/mounts: the v2 mount, and v1 mounts by controller."""
+    unified: Path | None = None
+    controllers: dict[str, Path] = {}
+    for line in mounts.splitlines():
+        _source, target, kind, options = line.split()[:4]
+        if kind == "cgroup2" and unified is None:
+            unified = Path(target)
+        elif kind == "cgroup":
+            for option in options.split(","):
+                if option in {"memory", "cpu", "cpuset", "pids"}:
+                    controllers.setdefault(option, Path(target))
+    return unified, controllers
+
+
+@contextmanager
+def step_cgroup(limits: ResourceLimits, parent: str, name: str) -> Iterator[StepCgroup]:
+    """Groups with these limits below `parent` (a path in the hierarchy) while the block runs."""
+    if not limits and not parent:
+        yield StepCgroup()
+        return
+    unified, controllers = find_hierarchies(Path("/proc/self/mounts").read_text())
+    with ExitStack() as stack:
+        group = StepCgroup()
+        maker = _Maker(stack, group, parent.strip("/"), name)
+        wanted = _wanted(limits)
+        available = _v2_controllers(unified)
+        if unified is not None and set(wanted) <= available and (available or not controllers):
+            maker.version2(unified, limits, wanted)
+        else:
+            maker.version1(controllers, limits, wanted)
+        yield group
+
+
+def _wanted(limits: ResourceLimits) -> list[str]:
+    wanted = []
+    if limits.memory is not None or limits.memory_swap is not None:
+        wanted.append("memory")
+    if any(x is not None for x in (limits.cpu_shares, limits.cpu_period, limits.cpu_quota)):
+        wanted.append("cpu")
+    if limits.cpuset_cpus is not None or limits.cpuset_mems is not None:
+        wanted.append("cpuset")
+    if limits.pids is not None:
+        wanted.append("pids")
+    return wanted
+
+
+def _v2_controllers(unified: Path | None) -> set[str]:
+    if unified is None:
+        return set()
+    try:
+        return set((unified / "cgroup.controllers").read_text().split())
+    except OSError:
+        return set()
+
+
+class _Maker:
+    def __init__(self, stack: ExitStack, group: StepCgroup, parent: str, name: str) -> None:
+        self.stack = stack
+        self.group = group
+        self.parent = parent or "pybuild"
+        self.name = name
+
+    def version2(self, root: Path, limits: ResourceLimits, wanted: list[str]) -> None:
+        folder = root
+        for part in (*self.parent.split("/"), self.name):
+            for controller in wanted:
+                with suppress(OSError):
+                    (folder / "cgroup.subtree_control").write_text(f"+{controller}")
+            folder /= part
+            if not self._make(folder, "memory" in wanted):
+                return
+        values: dict[str, str | None] = {
+            "memory.max": _number(limits.memory),
+            "memory.swap.max": _swap_v2(limits),
+            "cpu.weight": _weight(limits.cpu_shares),
+            "cpu.max": _cpu_max(limits),
+            "cpuset.cpus": limits.cpuset_cpus,
+            "cpuset.mems": limits.cpuset_mems,
+            "pids.max": _number(limits.pids),
+        }
+        for key, value in values.items():
+            self._set(folder / key, value, needed=key == "memory.max")
+        self.group.procs += (os.fspath(folder / "cgroup.procs"),)
+        self.group._events += ((folder / "memory.events", "oom_kill"),)  # noqa: SLF001  (its maker)
+
+    def version1(self, roots: dict[str, Path], limits: ResourceLimits, wanted: list[str]) -> None:
+        for controller in wanted or (["pids"] if "pids" in roots else []):
+            root = roots.get(controller)
+            if root is None:
+                self._lack(f"this host has no cgroup controller {controller}", controller)
+                continue
+            folder = root / self.parent / self.name
+            if not self._make(folder, controller == "memory"):
+                continue
+            if controller == "cpuset":
+                self._inherit_cpuset(root, folder)
+            for key, value in _version1_values(controller, limits).items():
+                self._set(folder / key, value, needed=key == "memory.limit_in_bytes")
+            self.group.procs += (os.fspath(folder / "cgroup.procs"),)
+            if controller == "memory":
+                self.group._events += ((folder / "memory.oom_control", "oom_kill"),)  # noqa: SLF001
+
+    def _make(self, folder: Path, needed: bool) -> bool:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            self._lack(
+                f"cannot make cgroup {folder}: {error.strerror}", "memory" if needed else ""
+            )
+            return False
+        if folder.name == self.name:
+            self.stack.callback(_remove, folder)
+        return True
+
+    def _set(self, file: Path, value: str | None, *, needed: bool) -> None:
+        if value is None:
+            return
+        try:
+            file.write_text(value)
+        except OSError as error:
+            self._lack(
+                f"cannot set {file.name} to {value}: {error.strerror}", "memory" if needed else ""
+            )
+
+    def _lack(self, message: str, controller: str) -> None:
+        if controller == "memory":
+            raise UnsupportedHost(message, hint="memory limits need a cgroup we may write to")
+        self.group.warnings.append(message)
+
+    @staticmethod
+    def _inherit_cpuset(root: Path, folder: Path) -> None:
+        for key in ("cpuset.cpus", "cpuset.mems"):
+            value = (root / key).read_text()
+            for place in (folder.parent, folder):
+                with suppress(OSError):
+                    (place / key).write_text(value)
+
+
+def _version1_values(controller: str, limits: ResourceLimits) -> dict[str, str | None]:
+    if controller == "memory":
+        swap = limits.memory_swap if limits.memory_swap is not None else limits.memory
+        return {
+            "memory.limit_in_bytes": _number(limits.memory),
+            "memory.memsw.limit_in_bytes": _number(swap),
+        }
+    if controller == "cpu":
+        return {
+            "cpu.shares": _number(limits.cpu_shares),
+            "cpu.cfs_period_us": _number(limits.cpu_period),
+            "cpu.cfs_quota_us": _number(limits.cpu_quota),
+        }
+    if controller == "cpuset":
+        return {"cpuset.cpus": limits.cpuset_cpus, "cpuset.mems": limits.cpuset_mems}
+    return {"pids.max": _number(limits.pids)}
+
+
+def _number(value: int | None) -> str | None:
+    return None if value is None else str(value)
+
+
+def _swap_v2(limits: ResourceLimits) -> str | None:
+    if limits.memory_swap == -1:
+        return "max"
+    if limits.memory is None:
+        return None
+    # Without a word on swap none is given, or the limit would only slow a step down.
+    return str(max(0, (limits.memory_swap or limits.memory) - limits.memory))
+
+
+def _weight(shares: int | None) -> str | None:
+    return (
+        None if shares is None else str(1 + ((min(max(shares, 2), 262144) - 2) * 9999) // 262142)
+    )
+
+
+def _cpu_max(limits: ResourceLimits) -> str | None:
+    if limits.cpu_quota is None and limits.cpu_period is None:
+        return None
+    quota = limits.cpu_quota if limits.cpu_quota and limits.cpu_quota > 0 else "max"
+    return f"{quota} {limits.cpu_period or 100_000}"
+
+
+def _remove(folder: Path) -> None:
+    deadline = time.monotonic() + _REMOVE_SECONDS
+    while True:
+        try:
+            folder.rmdir()
+        except FileNotFoundError:
+            return
+        except OSError:
+            # The kernel lets go of the last process a moment after its end.
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.01)
+        else:
+            with suppress(OSError):
+                folder.parent.rmdir()
+            return

@@ -1,0 +1,277 @@
+"""The sandbox program: a fork server that starts one process for each request.
+
+It is started once by `python -I -S`, single-threaded, and imports only what it needs (fork costs
+by the size of the process). The parent sends, over a SOCK_SEQPACKET socket, one message for each
+step: a marshalled spec, and as SCM_RIGHTS a reply socket and the three standard streams. A spec
+that is too big for a message comes in a memfd. Each step is a child of the server, PID 1 of a new
+pid namespace. One child stands by ahead of its step, with its namespaces and usual mounts made; a
+step that finds none, or asks for other mounts, gets a child of its own. Answers on the reply socket:
+
+    ("started",) + pidfd      by the server
+    ("network",)              by the child, when it waits for its network
+    ("terminal",) + master    by the child, for a tty
+    ("ready", stubs…)         by the child, the root is mounted
+    ("error", stage, errno, syscall, path, message)   by the child, before exec
+    ("exited", status, rusage)  by the server
+
+When the parent dies the socket reaches its end: every child is killed and the server leaves. When
+the server is killed, its pid namespace goes, and all children with it.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]  # the part of signal that needs no enum
+import _socket
+import gc
+import marshal
+import os
+import select
+import struct
+import sys
+
+from buildkit_py.runtime import syscalls as sc
+from buildkit_py.runtime.step import (
+    IGNORED_SIGNALS,
+    look_around,
+    receive,
+    restore_signals,
+    run_step,
+    send,
+    stand_by,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from buildkit_py.runtime.spec import WireSpec
+
+_ORPHAN_ROUNDS = 1000
+
+
+class Server:
+    """The children that run, by their pidfd."""
+
+    def __init__(self, control: _socket.socket, *, namespaces: bool, scratch: str) -> None:
+        self.control = control
+        self.scratch = scratch
+        self.standby: tuple[int, _socket.socket] | None = None
+        self.namespaces = namespaces
+        self.children: dict[int, tuple[int, _socket.socket]] = {}
+        self.poll = select.poll()
+        self.poll.register(control.fileno(), select.POLLIN)
+        self.alive_read, self.alive_write = os.pipe2(os.O_CLOEXEC)
+        self.own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+
+    def serve(self) -> None:
+        """Until the parent is gone."""
+        while True:
+            for fd, _event in self.poll.poll():
+                if fd == self.control.fileno():
+                    if not self._request():
+                        self._kill_all()
+                        return
+                else:
+                    self._reap(fd)
+
+    def _request(self) -> bool:
+        try:
+            received = receive(self.control)
+        except OSError:
+            return False
+        if received is None:
+            return False
+        data, spec, fds = received
+        reply = _socket.socket(fileno=fds[0])
+        try:
+            pid = self._hand_over(data, spec, fds) or self._fork(spec, reply, fds[1:])
+            self._watch(pid, reply)
+        except OSError as error:
+            call = getattr(error, "syscall", "fork")
+            send(reply, ("error", "start", error.errno or 0, call, "", error.strerror or ""))
+            send(reply, ("exited", 0, 0))
+            reply.close()
+        for fd in fds[1:]:
+            os.close(fd)
+        # Only now: a child made earlier would hold this step's pipes open.
+        self._stand_by()
+        return True
+
+    # -------------------------------------------------------------- a child ahead of its step
+    def _stand_by(self) -> None:
+        """Have one child ready, whose namespaces and usual mounts are made while nobody waits."""
+        if self.standby is not None or not self.namespaces:
+            return
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        try:
+            pid = self._new_process(lambda: self._become_standby(ours, theirs))
+        except OSError:
+            ours.close()  # the next step will say what is wrong
+        else:
+            self.standby = (pid, ours)
+        theirs.close()
+
+    def _become_standby(self, ours: _socket.socket, theirs: _socket.socket) -> None:
+        ours.close()
+        stand_by(theirs, self.scratch, self.alive_read)
+
+    def _hand_over(self, data: bytes, spec: WireSpec, fds: list[int]) -> int:
+        """Give the step to the child that stands by; its pid, or 0 if there is none that can."""
+        if self.standby is None or spec["privileged"] or not spec["namespaces"]:
+            return 0
+        (pid, channel), self.standby = self.standby, None
+        try:
+            if channel.recv(1) == b"r":
+                rights = (
+                    _socket.SOL_SOCKET,
+                    _socket.SCM_RIGHTS,
+                    struct.pack(f"{len(fds)}i", *fds),
+                )
+                channel.sendmsg([data], [rights])
+                return pid
+        except OSError:
+            pass  # it could not prepare, or was killed: a child of this step's own says why
+        finally:
+            channel.close()
+        os.waitpid(pid, 0)
+        return 0
+
+    # -------------------------------------------------------------- children
+    def _fork(self, spec: WireSpec, reply: _socket.socket, stdio: list[int]) -> int:
+        def child() -> None:
+            if self.standby is not None:
+                self.standby[1].close()
+            run_step(spec, reply, stdio, self.alive_read)
+
+        return self._new_process(child, reply)
+
+    def _new_process(self, run: Callable[[], None], reply: _socket.socket | None = None) -> int:
+        """Fork a child, PID 1 of a new pid namespace, that runs a function and ends."""
+        if self.namespaces:
+            sc.unshare(sc.CLONE_NEWPID)
+        pid = os.fork()
+        if pid == 0:
+            self._child(run, reply)
+        if self.namespaces:
+            sc.setns(self.own_pid_namespace, sc.CLONE_NEWPID)
+        return pid
+
+    def _watch(self, pid: int, reply: _socket.socket) -> None:
+        pidfd = os.pidfd_open(pid)
+        self.children[pidfd] = (pid, reply)
+        self.poll.register(pidfd, select.POLLIN)
+        try:
+            send_started(reply, pid, pidfd)
+        except OSError:
+            os.kill(pid, _signal.SIGKILL)
+
+    def _child(self, run: Callable[[], None], reply: _socket.socket | None) -> None:
+        try:
+            os.close(self.alive_write)
+            self.control.close()
+            for pidfd, (_pid, other) in self.children.items():
+                os.close(pidfd)
+                other.close()
+            run()
+        except BaseException as error:  # noqa: BLE001  (nothing may run on in a forked child)
+            if reply is not None:
+                text = f"{type(error).__name__}: {error}"
+                send(reply, ("error", "internal", 0, "", "", text))
+        finally:
+            os._exit(125)
+
+    def _reap(self, pidfd: int) -> None:
+        pid, reply = self.children.pop(pidfd)
+        self.poll.unregister(pidfd)
+        _pid, status, usage = os.wait4(pid, 0)
+        os.close(pidfd)
+        if not self.namespaces:
+            self._end_orphans()
+        try:
+            reply.sendmsg([marshal.dumps(("exited", status, usage.ru_maxrss))])
+        except OSError:
+            pass  # the parent does not care any more
+        reply.close()
+
+    def _end_orphans(self) -> None:
+        """Without a pid namespace: whatever a step has left came to us, its only subreaper."""
+        known = {pid for pid, _reply in self.children.values()}
+        for _round in range(_ORPHAN_ROUNDS):
+            orphans = children_of(os.getpid()) - known
+            if not orphans:
+                return
+            for pid in orphans:
+                os.kill(pid, _signal.SIGKILL)
+            for pid in orphans:
+                os.waitpid(pid, 0)
+
+    def _kill_all(self) -> None:
+        for pid, _reply in self.children.values():
+            os.kill(pid, _signal.SIGKILL)
+
+
+def children_of(pid: int) -> set[int]:
+    """Processes whose parent is `pid`."""
+    found = set()
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/stat", "rb") as file:
+                parent = int(file.read().rpartition(b")")[2].split()[1])
+        except OSError:
+            continue  # it ended meanwhile
+        if parent == pid:
+            found.add(int(name))
+    return found
+
+
+def send_started(reply: _socket.socket, pid: int, pidfd: int) -> None:
+    """Tell the parent that the child exists, and give it the handle to kill it by."""
+    rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("i", pidfd))
+    reply.sendmsg([marshal.dumps(("started", pid))], [rights])
+
+
+def _become_first_of_pid_namespace(control: _socket.socket) -> None:
+    """Fork into a pid namespace of the server's own; the outer process only waits.
+
+    When the server ends, for whatever reason, the kernel ends all steps with it. And in a user
+    namespace it may return to this pid namespace after each fork, but not to the host's.
+    """
+    sc.unshare(sc.CLONE_NEWPID)
+    child = os.fork()
+    if child:
+        control.close()
+        status = os.waitpid(child, 0)[1]
+        os._exit(os.waitstatus_to_exitcode(status) & 0x7F)
+    sc.prctl(sc.PR_SET_PDEATHSIG, _signal.SIGKILL)
+
+
+def main(control_fd: int, *, namespaces: bool, scratch: str) -> None:
+    """Serve requests on the inherited socket."""
+    restore_signals(range(1, 65))
+    for number in IGNORED_SIGNALS:
+        _signal.signal(number, _signal.SIG_IGN)
+    os.setsid()
+    os.umask(0)
+    os.chdir("/")
+    os.environ.clear()
+    control = _socket.socket(fileno=control_fd)
+    os.set_inheritable(control_fd, False)
+    if namespaces:
+        # Once here instead of in each child: whatever a child mounts stays in its own copy.
+        try:
+            sc.unshare(sc.CLONE_NEWNS)
+            sc.mount("none", "/", None, sc.MS_REC | sc.MS_PRIVATE)
+            _become_first_of_pid_namespace(control)
+        except OSError as error:
+            call = getattr(error, "syscall", "")
+            send(control, ("refused", error.errno, call, error.strerror))
+            sys.exit(1)
+    else:
+        sc.prctl(sc.PR_SET_CHILD_SUBREAPER, 1)
+    look_around()
+    send(control, ("hello",))
+    gc.disable()
+    gc.freeze()
+    Server(control, namespaces=namespaces, scratch=scratch).serve()

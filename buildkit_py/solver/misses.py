@@ -1,0 +1,132 @@
+"""Why a vertex was not found, and what an earlier result of it may spare."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from buildkit_py.graph import ImageOp
+from buildkit_py.solver.ports import Previous
+
+if TYPE_CHECKING:
+    from buildkit_py.cache.base import CacheRecord
+    from buildkit_py.cache.keys import CacheKey
+    from buildkit_py.graph import Vertex
+    from buildkit_py.solver.session import Session
+
+_PREFIX = re.compile(r"\[([^\]]*?)(\d+)(?:/\d+)?\] ")
+_MOST_FILES = 100_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Miss:
+    """The reason, the closest earlier result, and the file lists by content digest to keep."""
+
+    reason: str
+    previous: Previous | None = None
+    files: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+def description_of(vertex: Vertex) -> str:
+    """The instruction as written, or the display name without its number."""
+    return vertex.options.instruction or _PREFIX.sub("", vertex.options.name)
+
+
+def slot_of(scope: str, vertex: Vertex) -> str:
+    """The place of a vertex in its build: the name's bracket without the total."""
+    found = _PREFIX.match(vertex.options.name)
+    place = f"{found[1]}{found[2]}" if found else vertex.options.name
+    return f"{scope}|{vertex.options.stage}|{place}"
+
+
+def study(session: Session, vertex: Vertex, key: CacheKey) -> Miss:
+    """Compare a key that was not found with records of the same step."""
+    from buildkit_py.cache.explain import closest, explain_miss  # noqa: PLC0415  # misses only
+
+    files = _file_lists(session, vertex, key)
+    records = session.cache.candidates(
+        description_of(vertex), slot_of(session.settings.scope, vertex)
+    )
+    best = closest(key.parts, records)
+    reason = explain_miss(
+        description_of(vertex),
+        key.parts,
+        best,
+        files=lambda content: files.get(content) or session.cache.files(content),
+        argument_names=session.settings.argument_names,
+        no_cache=vertex.options.no_cache,
+        causes=_causes(session, vertex),
+    )
+    return Miss(reason=reason, previous=_previous(session, key, best, files), files=files)
+
+
+def save_inputs(session: Session, miss: Miss) -> None:
+    """Keep the file lists of a vertex that has been run, so that its next miss can name files."""
+    for content, files in miss.files.items():
+        if session.cache.files(content) is None:
+            session.cache.save_files(content, files)
+
+
+def _file_lists(session: Session, vertex: Vertex, key: CacheKey) -> dict[str, Mapping[str, str]]:
+    found: dict[str, Mapping[str, str]] = {}
+    counted = session.maps[vertex.digest].inputs
+    for index, part in enumerate(key.parts["inputs"]):
+        if part is None or "content" not in part:
+            continue
+        source = vertex.inputs[index]
+        assert source is not None
+        for content, selection in zip(part["content"], counted[index].selections, strict=True):
+            files = session.worker.content_files(session.result_of(source), selection)
+            if len(files) <= _MOST_FILES:
+                found[content] = files
+    return found
+
+
+def _previous(
+    session: Session,
+    key: CacheKey,
+    record: CacheRecord | None,
+    files: Mapping[str, Mapping[str, str]],
+) -> Previous | None:
+    """The earlier result if its op is the same and only contents differ."""
+    if record is None or record.snapshot is None:
+        return None
+    if record.parts.get("op") != key.parts["op"]:
+        return None
+    old: dict[int, Mapping[str, str]] = {}
+    new: dict[int, Mapping[str, str]] = {}
+    before = record.parts["inputs"]
+    for index, part in enumerate(key.parts["inputs"]):
+        if part is None or "content" not in part:
+            continue
+        for there, here in zip(before[index].get("content", ()), part["content"], strict=False):
+            lists = (session.cache.files(there), files.get(here))
+            if lists[0] is None or lists[1] is None:
+                return None
+            old[index] = {**old.get(index, {}), **lists[0]}
+            new[index] = {**new.get(index, {}), **lists[1]}
+    if not new or session.cache.find(record.canonical) is None:
+        return None
+    return Previous(snapshot=record.snapshot, old=old, new=new)
+
+
+def _causes(session: Session, vertex: Vertex) -> list[str | None]:
+    """For each input: the instruction whose new result it is, if it was not found either."""
+    out: list[str | None] = []
+    for item in vertex.inputs:
+        outcome = None if item is None else session.outcomes.get(item.digest)
+        if item is None or outcome is None or not outcome.reason:
+            out.append(None)
+        else:
+            out.append(_named(item))
+    return out
+
+
+def _named(vertex: Vertex) -> str:
+    """The instruction; a base image by the name that people call it."""
+    if not isinstance(vertex.op, ImageOp):
+        return description_of(vertex)
+    name = vertex.op.reference.partition("@")[0].removesuffix(":latest")
+    return "FROM " + name.removeprefix("docker.io/").removeprefix("library/")

@@ -1,0 +1,275 @@
+"""Build contexts: a user's directory, its ignore rules, and digests of what is selected of it.
+
+Only what a selection names is looked at, and what the ignore rules leave out is not walked into.
+An unchanged file costs one lstat. The plain walk below gives the same digests as
+`contenthash.selection_digest` over the context's tree (a property test says so), at a fraction of
+the cost; patterns, which are few, take the general way.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from buildkit_py.cache.contenthash import (
+    SHOWN,
+    digest_entries,
+    entry_digest,
+    exclusion,
+    not_found,
+    selection_digest,
+    selection_files,
+)
+from buildkit_py.errors import SourceError
+from buildkit_py.filestamps import STAMP, is_settled, stamp_of
+from buildkit_py.layers.context import ContextTree, IgnoreRules
+from buildkit_py.sources.statcache import StatCache
+
+if TYPE_CHECKING:
+    from buildkit_py.cache.keys import Selection
+    from buildkit_py.layers.tree import Node
+
+_Listing: TypeAlias = "list[tuple[bytes, bytes]]"
+_Entries: TypeAlias = "list[tuple[bytes, os.DirEntry[bytes], bytes]]"
+
+
+class ContextSource:
+    """One build context. `cache` is a folder that remembers file digests between builds.
+
+    `normalize_modes` keys files with the modes that git knows (0644, 0755); whoever copies must
+    read them through `tree`, which shows them the same way.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        ignore: IgnoreRules | None = None,
+        *,
+        cache: Path | None = None,
+        normalize_modes: bool = False,
+        clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.root = root
+        self.ignore = ignore
+        self.normalize_modes = normalize_modes
+        self.tree = ContextTree(root, ignore, normalize_modes=normalize_modes)
+        identity = self.tree.directory + (b"\0normalized" if normalize_modes else b"")
+        self._stats = StatCache(cache, identity)
+        self._clock_ns = clock_ns
+        self._opened_ns = clock_ns()
+        self._entered: set[bytes] = set()
+        self._listings: dict[tuple[bytes, tuple[str, ...]], _Listing] = {}
+        self._digests: dict[Selection, str] = {}
+
+    def digest(self, selection: Selection) -> str:
+        """The digest of what is selected. Raises CopyError for a literal path not there."""
+        if selection not in self._digests:
+            with _explained(self.root):
+                self._digests[selection] = self._digest(selection)
+        return self._digests[selection]
+
+    def files(self, selection: Selection) -> Mapping[str, str]:
+        """The selected files and digits of their digests."""
+        with _explained(self.root):
+            if selection.wildcard or selection.parents:
+                return selection_files(self.tree, selection, self._entry)
+            found: dict[str, str] = {}
+            for path in selection.paths:
+                top = self._top(path, follow=selection.follow_links)
+                base = top.path.rstrip(b"/")
+                for name, digest in self._listing(top, selection.exclude):
+                    found[os.fsdecode((base + name)[1:]) or "."] = digest[:SHOWN].hex()
+            return found
+
+    def unchanged(self, selection: Selection, digest: str) -> bool:
+        """Whether the files still are what they were: to ask after they have been copied."""
+        again = ContextSource(self.root, self.ignore, normalize_modes=self.normalize_modes)
+        again._stats = self._stats  # a second look, same memory
+        try:
+            return again.digest(selection) == digest
+        except (SourceError, OSError):
+            return False
+
+    def save(self) -> None:
+        """Remember the digests for the next build."""
+        self._stats.keep_only(
+            {top + name for (top, _), listing in self._listings.items() for name, _ in listing}
+        )
+        self._stats.save()
+
+    def stamps(self) -> tuple[list[bytes], bytes] | None:
+        """Everything that the digests came from: paths with a leading slash, and their stamps.
+
+        While these stay the same, so do the digests: files by their own stamps, what is in a
+        directory by the directory's. None if something has changed too lately to tell.
+        """
+        entered = {path.rstrip(b"/") for path in self._entered}
+        for (top, _), listing in self._listings.items():
+            entered.update([top + name for name, _ in listing])
+        looked = {path.rstrip(b"/") for path in self.tree.looked} | {b""}
+        for path in entered | looked:
+            parent = path.rpartition(b"/")[0]
+            while parent not in looked:
+                looked.add(parent)
+                parent = parent.rpartition(b"/")[0]
+        names = sorted(entered | looked)
+        out = []
+        for name in names:
+            known = self._stats.known.get(name or b"/") if name in entered else self._stamp(name)
+            if known is None:
+                return None
+            out.append(known[:STAMP])
+        return names, b"".join(out)
+
+    def _stamp(self, name: bytes) -> bytes | None:
+        """The stamp of a path, if it has not changed since before this object first looked."""
+        try:
+            status = os.lstat(self.tree.directory + name)
+        except OSError:
+            return None
+        return stamp_of(status) if is_settled(status.st_ctime_ns, self._opened_ns) else None
+
+    # -------------------------------------------------------------- digests
+    def _digest(self, selection: Selection) -> str:
+        if selection.wildcard or selection.parents:
+            return selection_digest(self.tree, selection, self._entry)
+        entries: _Listing = []
+        for path in selection.paths:
+            top = self._top(path, follow=selection.follow_links)
+            entries += self._listing(top, selection.exclude)
+        return digest_entries(entries)
+
+    def _top(self, path: str, *, follow: bool) -> Node:
+        node = self.tree.lookup(path, follow=follow)
+        if node is None:
+            raise not_found(self.tree, path)
+        return node
+
+    def _entry(self, node: Node) -> bytes:
+        """The digest of one entry, from memory where its stat data is known."""
+        self._entered.add(node.path)
+        known = self._stats.known.get(node.path)
+        if known is not None and known[:STAMP] == stamp_of(node.status):
+            return known[STAMP:]
+        now = self._clock_ns()
+        digest = entry_digest(self.tree, node)
+        self._stats.put(node.path, node.status, digest, now)
+        return digest
+
+    # -------------------------------------------------------------- walking
+    def _listing(self, top: Node, exclude: tuple[str, ...]) -> _Listing:
+        """Names below `top` (itself first, named b'') with digests, in walk order."""
+        key = (top.path.rstrip(b"/"), exclude)
+        if key not in self._listings:
+            listing: _Listing = [(b"", self._entry(top))]
+            if top.is_dir:
+                listing += self._walk(top, exclude)
+            self._listings[key] = listing
+        return self._listings[key]
+
+    def _walk(self, top: Node, exclude: tuple[str, ...]) -> _Listing:
+        filters = self._filters(top, exclude)
+        known = self._stats.known
+        base = top.path.rstrip(b"/")
+        skip = len(base)
+        hidden: set[bytes] = set()
+        listing: _Listing = []
+        stack = _entries(top.real, base)
+        while stack:
+            path, entry, real = stack.pop()
+            verdict = _verdict(filters, path, entry) if filters else _IN
+            if verdict is _OUT:
+                continue
+            if verdict is _DROPPED:
+                self.tree.looked.add(path)
+                stack += _entries(real, path)
+                continue
+            if verdict is _PERHAPS:
+                hidden.add(path[skip:])
+                self.tree.looked.add(path)
+            status = entry.stat(follow_symlinks=False)
+            remembered = known.get(path)
+            if remembered is not None and remembered[:STAMP] == stamp_of(status):
+                listing.append((path[skip:], remembered[STAMP:]))
+            else:
+                listing.append((path[skip:], self._entry(self.tree.show(path, status, real))))
+            if entry.is_dir(follow_symlinks=False):
+                stack += _entries(real, path)
+        return _without_empty(listing, hidden) if hidden else listing
+
+    def _filters(self, top: Node, exclude: tuple[str, ...]) -> list[_Filter]:
+        filters = []
+        if self.ignore is not None:
+            filters.append(_Filter(self.ignore, 1, keeps_parents=True))
+        rules = exclusion(exclude)
+        if rules is not None:
+            filters.append(_Filter(rules, len(top.path.rstrip(b"/")) + 1, keeps_parents=False))
+        return filters
+
+
+_IN, _PERHAPS, _DROPPED, _OUT = "in", "perhaps", "dropped", "out"
+
+
+@contextmanager
+def _explained(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        name = os.path.relpath(os.fsdecode(error.filename or root), root)
+        raise SourceError(f"cannot read {name} in the build context: {error.strerror}") from error
+
+
+def _entries(directory: bytes, path: bytes) -> _Entries:
+    """The entries of a directory, last name first, as they are put on a stack."""
+    base = path + b"/"
+    with os.scandir(directory) as entries:
+        found = [(base + entry.name, entry, entry.path) for entry in entries]
+    found.sort(key=_first, reverse=True)
+    return found
+
+
+def _first(item: tuple[bytes, os.DirEntry[bytes], bytes]) -> bytes:
+    return item[0]
+
+
+def _without_empty(listing: _Listing, hidden: set[bytes]) -> _Listing:
+    """Drop excluded directories that hold nothing. What follows a directory tells if it does."""
+    kept: _Listing = []
+    following = b""
+    for name, digest in reversed(listing):
+        if name in hidden and not following.startswith(name + b"/"):
+            continue
+        kept.append((name, digest))
+        following = name
+    kept.reverse()
+    return kept
+
+
+class _Filter:
+    """Rules over paths relative to some directory, whose length is cut off.
+
+    With `keeps_parents` an excluded directory that holds something else is shown.
+    """
+
+    __slots__ = ("keeps_parents", "rules", "skip")
+
+    def __init__(self, rules: IgnoreRules, skip: int, *, keeps_parents: bool) -> None:
+        self.rules = rules
+        self.skip = skip
+        self.keeps_parents = keeps_parents
+
+
+def _verdict(filters: list[_Filter], path: bytes, entry: os.DirEntry[bytes]) -> str:
+    result = _IN
+    for item in filters:
+        name = os.fsdecode(path[item.skip :])
+        if not item.rules.excluded(name):
+            continue
+        if not entry.is_dir(follow_symlinks=False) or not item.rules.may_descend(name):
+            return _OUT
+        result = _PERHAPS if item.keeps_parents and result is _IN else _DROPPED
+    return result

@@ -1,0 +1,88 @@
+"""Steps by id: what the classic builder's intermediate images were, without being images.
+
+`pybuild history --steps` lists them and `pybuild run <step id>` starts one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from buildkit_py.errors import NoSuchImage
+from buildkit_py.oci.config import ContainerConfig, container_from_json, container_to_json
+
+if TYPE_CHECKING:
+    from buildkit_py.store.database import Database
+
+_MOST = 5000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRecord:
+    """The state after one instruction."""
+
+    id: str
+    text: str
+    stage: str
+    snapshot: int | None
+    config: ContainerConfig
+    created: float
+
+
+def remember_steps(db: Database, steps: Sequence[StepRecord]) -> None:
+    """Keep the steps of a build; the oldest go when there are many."""
+    rows = [
+        (
+            item.id,
+            item.text,
+            item.stage,
+            item.snapshot,
+            json.dumps(container_to_json(item.config)),
+            item.created,
+        )
+        for item in steps
+    ]
+    known = {row[0] for row in db.connection().execute("SELECT id FROM steps").fetchall()}
+    fresh = [row for row in rows if row[0] not in known]
+    if not fresh:
+        return
+    with db.transaction() as connection:
+        connection.executemany(
+            "REPLACE INTO steps (id, text, stage, snapshot, config, created)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            fresh,
+        )
+        connection.execute(
+            "DELETE FROM steps WHERE id IN (SELECT id FROM steps ORDER BY created DESC"
+            " LIMIT -1 OFFSET ?)",
+            (_MOST,),
+        )
+
+
+def find_step(db: Database, prefix: str) -> StepRecord:
+    """The step whose id begins so. Raises NoSuchImage."""
+    rows = (
+        db.connection()
+        .execute(
+            "SELECT steps.* FROM steps LEFT JOIN snapshots ON snapshots.id = steps.snapshot"
+            " WHERE steps.id LIKE ? AND (steps.snapshot IS NULL OR snapshots.id IS NOT NULL)"
+            " LIMIT 2",
+            (prefix.removeprefix("sha256:") + "%",),
+        )
+        .fetchall()
+        if prefix.isalnum()
+        else []
+    )
+    if len(rows) != 1:
+        raise NoSuchImage(f"no such image or step: {prefix}")
+    row = rows[0]
+    return StepRecord(
+        id=row["id"],
+        text=row["text"],
+        stage=row["stage"],
+        snapshot=row["snapshot"],
+        config=container_from_json(json.loads(row["config"])),
+        created=row["created"],
+    )

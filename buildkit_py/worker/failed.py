@@ -1,0 +1,50 @@
+"""A step that failed: what `--on-failure` gets of it, and the command that runs it again."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from buildkit_py.runtime import spec as sandbox
+
+if TYPE_CHECKING:
+    from buildkit_py.errors import ExecError
+    from buildkit_py.graph import ExecOp, Vertex
+    from buildkit_py.runtime.executor import Executor, RunHooks
+    from buildkit_py.solver.ports import Result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedStep:
+    """What `on_failure` gets: the sandbox with the step's files in it, ready to run in again."""
+
+    vertex: Vertex
+    spec: sandbox.SandboxSpec
+    executor: Executor
+    error: ExecError
+    hooks: RunHooks | None = None
+
+
+def run_again(spec: sandbox.SandboxSpec) -> sandbox.SandboxSpec:
+    """The same root, files of the failed run included; overlay needs a fresh work directory."""
+    tree = spec.root
+    if isinstance(tree, sandbox.OverlayTree) and tree.work is not None:
+        work = Path(tree.work + "-again")
+        work.mkdir(exist_ok=True)
+        tree = replace(tree, work=str(work))
+    return replace(spec, root=tree)
+
+
+def replay_command(op: ExecOp, root: Result | None, command: str) -> str:
+    """A command that runs the step again by hand, without its secrets."""
+    image = "scratch" if root is None else f"snapshot:{root.snapshot}"
+    words = [command, "run", "--rm", "-it"]
+    if op.cwd not in {"", "/"}:
+        words += ["-w", op.cwd]
+    if op.user:
+        words += ["-u", op.user]
+    for entry in op.env:
+        words += ["-e", entry]
+    return shlex.join([*words, image, *op.arguments])

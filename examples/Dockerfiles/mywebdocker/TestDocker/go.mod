@@ -1,0 +1,3 @@
+module TestDocker
+
+go 1.19

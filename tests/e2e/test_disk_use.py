@@ -1,0 +1,80 @@
+"""What a state root holds, what may go, and what stays."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Pybuild
+
+pytestmark = [pytest.mark.sandbox, pytest.mark.root]
+
+DOCKERFILE = """\
+FROM busybox AS tools
+RUN --mount=type=cache,id=things,target=/things echo x | tee /things/x > /tool
+FROM busybox
+COPY --from=tools /tool /tool
+"""
+
+
+@pytest.fixture
+def built(busybox: Pybuild, context: Callable[..., Path]) -> Pybuild:
+    busybox("build", "-t", "app", context(DOCKERFILE))
+    return busybox
+
+
+def records(pybuild: Pybuild, *filters: str) -> list[dict[str, object]]:
+    options = [f"--filter={text}" for text in filters]
+    lines = pybuild("du", "--format=json", *options).stdout.splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_du_lists_layers_and_cache_mounts(built: Pybuild) -> None:
+    shown = built("du").stdout
+    header = shown.splitlines()[0]
+    assert re.split(r" {2,}", header.strip())[:4] == ["ID", "RECLAIMABLE", "SIZE", "LAST ACCESSED"]
+    assert "Reclaimable:" in shown
+    kinds = {record["Type"] for record in records(built)}
+    assert kinds >= {"regular", "exec.cachemount"}
+    (mount,) = records(built, "type=exec.cachemount")
+    assert mount["Mutable"]
+    assert not mount["InUse"]
+    assert all(record["InUse"] for record in records(built, "shared"))
+
+
+def test_prune_takes_what_was_chosen_and_never_an_image(built: Pybuild) -> None:
+    built("prune", "-f", "--filter=type=exec.cachemount")
+    assert records(built, "type=exec.cachemount") == []
+    assert records(built, "private")
+    assert "Total reclaimed space: 0B" in built("prune", "-f", "--keep-duration=1h").stdout
+    assert records(built, "private")
+    built("prune", "-f")
+    assert records(built, "private") == []
+    assert "x" in built("run", "--rm", "app", "cat", "/tool").stdout
+    assert "Store is sound" in built("system", "check").stdout
+
+
+def test_a_build_collects_garbage_and_leaves_what_is_below_the_caps(
+    built: Pybuild, context: Callable[..., Path]
+) -> None:
+    before = {record["ID"] for record in records(built)}
+    stray = built.root / "snapshots" / "stray"
+    stray.mkdir()
+    with sqlite3.connect(built.root / "state.db") as db:
+        for table in ("snapshots", "cache_mounts"):
+            db.execute(f"UPDATE {table} SET last_used = 1, created = 1")
+    other = context("FROM busybox\nRUN echo other > /other\n")
+    built("build", "-t", "other", other)
+    assert stray.exists()  # the last collection was a moment ago
+    with sqlite3.connect(built.root / "state.db") as db:
+        db.execute("UPDATE meta SET value = '1' WHERE key = 'collected'")
+    built("build", "--no-cache", "-t", "other", other, environment={"PYBUILD_GC": "0"})
+    assert stray.exists()
+    built("build", "--no-cache", "-t", "other", other)
+    assert not stray.exists()
+    assert {record["ID"] for record in records(built)} >= before

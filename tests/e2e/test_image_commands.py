@@ -1,0 +1,124 @@
+"""`images`, `history`, `inspect`, `tag`, `rmi`, `save`, `load`, `import`, `export`, `prune`."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Pybuild
+
+
+def test_images_has_dockers_columns(busybox: Pybuild) -> None:
+    header, line = busybox("images").stdout.splitlines()
+    assert header.split("  ")[0] == "REPOSITORY"
+    assert [word.strip() for word in header.split("   ") if word.strip()] == [
+        "REPOSITORY",
+        "TAG",
+        "IMAGE ID",
+        "CREATED",
+        "SIZE",
+    ]
+    assert line.split()[:2] == ["busybox", "latest"]
+
+
+def test_a_second_name_and_its_removal(busybox: Pybuild) -> None:
+    busybox("tag", "busybox", "localhost:5000/team/app:v1")
+    listed = busybox("images", "--format", "{{.Repository}}:{{.Tag}}").stdout.split()
+    assert sorted(listed) == ["busybox:latest", "localhost:5000/team/app:v1"]
+    image_id = busybox("images", "-q", "--no-trunc").stdout.split()[0]
+    refused = busybox("rmi", image_id[7:19], status=1)
+    assert "several names" in refused.stderr
+    assert busybox("rmi", "busybox").stdout == "Untagged: busybox:latest\n"
+    assert busybox("rmi", image_id[7:19]).stdout.splitlines() == [
+        "Untagged: localhost:5000/team/app:v1",
+        f"Deleted: {image_id}",
+    ]
+    assert busybox("images", "-q").stdout == ""
+    assert list((busybox.root / "snapshots").iterdir()) == []
+    assert "sound" in busybox("system", "check").stdout
+
+
+def test_inspect_answers_paths_and_json(busybox: Pybuild) -> None:
+    (image,) = json.loads(busybox("inspect", "busybox").stdout)
+    assert image["RepoTags"] == ["busybox:latest"]
+    assert image["Config"]["Cmd"] == ["sh"]
+    assert busybox("inspect", "-f", "{{.Config.Cmd}}", "busybox").stdout == "[sh]\n"
+    assert busybox("inspect", "-f", "{{json .Os}}", "busybox").stdout == '"linux"\n'
+    wrong = busybox("inspect", "-f", "{{.Confg}}", "busybox", status=2)
+    assert 'no field "Confg"' in wrong.stderr
+
+
+def test_history_shows_the_layer_of_an_import(busybox: Pybuild) -> None:
+    busybox("import", "-m", "a message", "-", "mine:1", stdin=empty_tar())
+    header, line = busybox("history", "mine:1").stdout.splitlines()
+    assert header.split() == ["IMAGE", "CREATED", "CREATED", "BY", "SIZE", "COMMENT"]
+    assert line.endswith("a message")
+    assert "0B" in line
+
+
+def empty_tar() -> bytes:
+    out = io.BytesIO()
+    tarfile.open(fileobj=out, mode="w").close()
+    return out.getvalue()
+
+
+def test_saved_to_a_pipe_and_loaded_elsewhere(busybox: Pybuild, tmp_path: Path) -> None:
+    busybox("save", "-o", tmp_path / "saved.tar", "busybox")
+    other = Pybuild(root=tmp_path / "other", directory=tmp_path)
+    data = (tmp_path / "saved.tar").read_bytes()
+    assert other("load", stdin=data).stdout == "Loaded image: busybox:latest\n"
+    assert other("images", "-q").stdout == busybox("images", "-q").stdout
+    tar = other("export", "-o", tmp_path / "root.tar", "busybox")
+    assert tar.stdout == ""
+    with tarfile.open(tmp_path / "root.tar") as members:
+        assert "bin/busybox" in members.getnames()
+
+
+@pytest.mark.parametrize("cut", [100, 1000, 100_000])
+def test_a_cut_archive_is_one_error_and_stores_nothing(
+    busybox: Pybuild, tmp_path: Path, cut: int
+) -> None:
+    busybox("save", "-o", tmp_path / "saved.tar", "busybox")
+    other = Pybuild(root=tmp_path / "other", directory=tmp_path)
+    failed = other("load", stdin=(tmp_path / "saved.tar").read_bytes()[:cut], status=1)
+    assert failed.stderr.startswith("ERROR: ")
+    assert "Traceback" not in failed.stderr
+    assert other("images", "-q").stdout == ""
+    assert not list((tmp_path / "other" / "blobs" / "sha256").iterdir())
+
+
+def test_absent_images_are_errors_without_a_traceback(pybuild: Pybuild) -> None:
+    for words in (["inspect", "nope"], ["rmi", "nope"], ["history", "nope"], ["tag", "a", "b"]):
+        failed = pybuild(*words, status=1)
+        assert "no such image" in failed.stderr
+    assert "there is no image yet" in pybuild("history", status=1).stderr
+
+
+def test_a_change_that_is_not_allowed_names_those_that_are(pybuild: Pybuild) -> None:
+    failed = pybuild("import", "-c", "RUN true", "-", stdin=empty_tar(), status=2)
+    assert "RUN is not a valid change command" in failed.stderr
+
+
+def test_prune_asks_first_and_removes_images_without_a_name(
+    busybox: Pybuild, tiny_tar: bytes
+) -> None:
+    old = busybox("images", "-q", "--no-trunc").stdout.strip()
+    busybox("import", "-m", "newer", "-", "busybox:latest", stdin=tiny_tar)
+    assert "[y/N]" in busybox("prune", stdin=b"n\n").stdout
+    assert len(busybox("images", "-q").stdout.split()) == 2
+    assert f"Deleted: {old}" in busybox("prune", "-f").stdout
+    assert len(busybox("images", "-q").stdout.split()) == 1
+    assert "sound" in busybox("system", "check").stdout
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_root_without_permission_is_one_error(pybuild: Pybuild, tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    failed = pybuild("images", "--root", tmp_path / "locked" / "state", status=1)
+    assert "permission denied" in failed.stderr
+    assert "--root" in failed.stderr

@@ -1,0 +1,59 @@
+"""Commands that say what is in an image, and who put it there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Pybuild
+
+pytestmark = pytest.mark.sandbox
+
+DOCKERFILE = """FROM busybox
+COPY big /data/big
+RUN echo changed > /data/big
+RUN rm /data/big
+ENV MODE=two
+"""
+
+
+@pytest.fixture
+def images(busybox: Pybuild, context: Callable[..., Path]) -> Pybuild:
+    folder = context(DOCKERFILE, {"big": "x" * 100_000})
+    busybox("build", "-t", "two", folder)
+    return busybox
+
+
+def test_diff_shows_config_and_files(images: Pybuild) -> None:
+    done = images("diff", "busybox", "two", status=1)
+    assert "A config.Env.MODE  (two)" in done.stdout
+    assert "A /data\n" in done.stdout
+    assert "/data/big" not in done.stdout
+    assert images("diff", "two", "two").stdout == ""
+
+
+def test_blame_names_every_instruction(images: Pybuild) -> None:
+    lines = images("blame", "two", "/data/big").stdout.splitlines()
+    assert [line.split(" in  ")[1].split(" #")[0] for line in lines] == [
+        "COPY big /data/big",
+        "RUN /bin/sh -c echo changed > /data/big",
+        "RUN /bin/sh -c rm /data/big",
+    ]
+    assert "100kB" in lines[0]
+    assert "no layer of two has /nothing" in images("blame", "two", "nothing", status=1).stderr
+
+
+def test_waste_counts_what_later_layers_hide(images: Pybuild) -> None:
+    lines = images("waste", "two").stdout.splitlines()
+    assert "/data/big  overwritten by RUN" in lines[0]
+    assert "/data/big  deleted by RUN" in lines[1]
+    assert "wasted in 2 files" in lines[-1]
+
+
+def test_history_shows_sizes_and_steps(images: Pybuild) -> None:
+    assert "100kB    /data" in images("history", "two", "--size-tree").stdout
+    steps = images("history", "two", "--steps").stdout
+    assert "COPY big /data/big" in steps
+    assert len(steps.splitlines()) == 5

@@ -1,0 +1,242 @@
+"""Tries to get out of a step, as root in the build; each is refused or contained."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from buildkit_py.errors import ExecError
+from buildkit_py.runtime.executor import ExitStatus
+from buildkit_py.runtime.namespaces import NamespaceExecutor
+from buildkit_py.runtime.seccomp import default_filter
+from buildkit_py.runtime.spec import FileMount, SandboxSpec
+from tests.sandbox import escape_probe
+from tests.sandbox.harness import Rig, host_tools_spec
+
+pytestmark = [pytest.mark.sandbox, pytest.mark.requires("overlay")]
+PROBE = Path(escape_probe.__file__)
+# Allowed by docker as well: these report something else than a refusal for a good reason.
+SYSTEM_PYTHON = "/usr/bin/python3"
+
+
+def execute(executor: NamespaceExecutor, spec: SandboxSpec) -> tuple[ExitStatus, str, str]:
+    streams: dict[int, bytes] = {1: b"", 2: b""}
+
+    def collect(stream: int, data: bytes) -> None:
+        streams[stream] += data
+
+    status = executor.run(spec, on_output=collect, cancelled=threading.Event(), timeout=60)
+    return status, streams[1].decode(), streams[2].decode()
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The probe's answers, from one sandbox as root of this machine (or of this namespace)."""
+    if not Path(SYSTEM_PYTHON).exists():
+        pytest.skip("needs python3 below /usr")
+    base = tmp_path_factory.mktemp("escape")
+    secret = base / "secret"
+    secret.write_text("host")
+    script = FileMount(target="/probe.py", content=PROBE.read_bytes())
+    with NamespaceExecutor() as executor:
+        spec = host_tools_spec(
+            base,
+            SYSTEM_PYTHON,
+            "/probe.py",
+            os.fspath(secret),
+            str(os.getpid()),
+            mounts=(script,),
+            seccomp=default_filter(),
+        )
+        status, out, err = execute(executor, spec)
+    assert status.code == 0, err
+    answers: dict[str, str] = json.loads(out)
+    return answers
+
+
+@pytest.mark.parametrize("attempt", list(escape_probe.TRIES))
+def test_from_inside_one_cannot(results: dict[str, str], attempt: str) -> None:
+    assert results[attempt].startswith("refused"), results[attempt]
+
+
+def test_clone3_says_that_it_is_not_there(results: dict[str, str]) -> None:
+    assert results["clone3"] == "refused: ENOSYS"
+
+
+def test_the_hosts_null_device_keeps_its_mode(results: dict[str, str]) -> None:
+    assert results
+    assert stat.S_IMODE(Path("/dev/null").stat().st_mode) == 0o666
+
+
+def test_threads_and_32_bit_friendly_calls_still_work(tmp_path: Path) -> None:
+    code = (
+        "import threading, subprocess, socket; t = threading.Thread(target=print, args=('in',));"
+        "t.start(); t.join(); subprocess.run(['true'], check=True); socket.socket().close()"
+    )
+    with NamespaceExecutor() as executor:
+        spec = host_tools_spec(tmp_path, SYSTEM_PYTHON, "-c", code, seccomp=default_filter())
+        status, out, err = execute(executor, spec)
+    assert (status.code, out) == (0, "in\n"), err
+
+
+def test_capabilities_are_dockers_in_all_five_sets(rig: Rig) -> None:
+    out = rig.run("grep -E '^(Cap|NoNew|Seccomp:)' /proc/self/status").ok().output
+    found = dict(line.split(":\t") for line in out.splitlines())
+    assert found["CapPrm"] == found["CapEff"] == found["CapBnd"] == "00000000a80425fb"
+    assert found["CapInh"] == found["CapAmb"] == "0" * 16
+    assert (found["NoNewPrivs"], found["Seccomp"]) == ("0", "2")
+
+
+def test_an_ordinary_user_has_no_capability(rig: Rig) -> None:
+    out = rig.run("grep -E '^Cap(Prm|Eff|Inh|Amb)' /proc/self/status", user="bob").ok().output
+    assert {line.split()[1] for line in out.splitlines()} == {"0" * 16}
+
+
+def test_links_in_an_image_cannot_lead_a_mount_point_out(rig: Rig, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+
+    def fill(root: Path) -> None:
+        (root / "run").symlink_to(outside)
+        (root / "up").symlink_to("../../../../../.." + os.fspath(outside))
+        (root / "dangling").symlink_to("/made/inside")
+
+    from buildkit_py.graph import TmpfsMount
+
+    image = rig.commit(fill, parent=rig.image)
+    targets = ("/run/secrets/x", "/up/y", "/dangling")
+    mounts = tuple(TmpfsMount(target=target) for target in targets)
+    done = rig.run(
+        "grep -c ' tmpfs rw,nosuid,nodev,noexec' /proc/mounts", parent=image, mounts=mounts
+    )
+    assert int(done.ok().output) >= 3
+    assert list(outside.iterdir()) == []
+
+
+def test_a_replaced_parent_directory_does_not_lead_the_clean_up_out(
+    rig: Rig, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "stub").touch()
+    from buildkit_py.graph import TmpfsMount
+
+    command = f"mv /a /b && ln -s {outside} /a"
+    rig.run(command, mounts=(TmpfsMount(target="/a/stub"),))
+    assert (outside / "stub").exists()
+
+
+def test_a_process_left_behind_dies_with_the_step(rig: Rig) -> None:
+    mark = "31536111"
+    rig.run(f"(trap '' HUP TERM INT; setsid sleep {mark} &) ; setsid nohup sleep {mark} &").ok()
+    assert not processes_with(mark)
+
+
+def test_a_killed_parent_takes_its_step_along(tmp_path: Path, busybox_program: Path) -> None:
+    mark = "31536222"
+    code = (
+        "import sys; from pathlib import Path; from tests.sandbox.harness import Rig\n"
+        f"state, busybox = Path({os.fspath(tmp_path)!r}), Path({os.fspath(busybox_program)!r})\n"
+        "with Rig(state / 's', busybox) as rig:\n"
+        f"    rig.run('trap \"\" TERM; sleep {mark} & sleep {mark}')\n"
+    )
+    project = Path(__file__).resolve().parents[2]
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=project)
+    try:
+        wait_until(lambda: len(processes_with(mark)) >= 2)
+    finally:
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+    wait_until(lambda: not processes_with(mark))
+    assert not [
+        line for line in Path("/proc/mounts").read_text().splitlines() if str(tmp_path) in line
+    ]
+
+
+def test_a_fork_bomb_stops_at_the_limit_on_processes(rig: Rig) -> None:
+    if not can_limit(rig, "pids=30"):
+        pytest.skip("no cgroup for pids here")
+    out = rig.run(
+        "n=0; while [ $n -lt 60 ]; do sleep 1000 & n=$((n+1)); done 2>&1; exit 0",
+        resources=("pids=30",),
+    )
+    assert "can't fork" in out.output
+
+
+def test_a_step_that_outgrows_its_memory_is_told_so(rig: Rig) -> None:
+    if not can_limit(rig, "memory=32m"):
+        pytest.skip("no cgroup for memory here")
+    error = rig.run(
+        "head -c 100000000 /dev/zero >/dev/shm/x", resources=("memory=32m",), shm_size=200 << 20
+    ).error
+    assert isinstance(error, ExecError)
+    assert "out of memory, limit 32m" in error.message
+    assert not list(Path("/sys/fs/cgroup").glob("*/pybuild/*/cgroup.procs"))
+
+
+def test_a_file_size_limit_holds(rig: Rig) -> None:
+    outcome = rig.run("dd if=/dev/zero of=/big bs=1k count=100", ulimits=("fsize=10240",))
+    assert isinstance(outcome.error, ExecError)
+
+
+def test_insecure_steps_have_everything(rig: Rig) -> None:
+    out = rig.run(
+        "grep -E '^(CapEff|Seccomp:)' /proc/self/status; mount -t tmpfs none /tmp && echo mounted",
+        security="insecure",
+    ).ok()
+    assert "Seccomp:\t0" in out.output
+    assert out.output.endswith("mounted\n")
+
+
+def test_insecure_steps_need_an_entitlement(rig: Rig) -> None:
+    rig.settings["entitlements"] = frozenset()
+    error = rig.run("true", security="insecure").error
+    assert error is not None
+    assert error.hint == "build with --allow security.insecure"
+
+
+# ------------------------------------------------------------------ helpers
+def processes_with(mark: str) -> list[int]:
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) != os.getpid():
+            try:
+                words = Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if any(word == mark.encode() or word.endswith(mark.encode()) for word in words):
+                found.append(int(name))
+    return found
+
+
+def wait_until(condition: object, seconds: float = 20.0) -> None:
+    assert callable(condition)
+    event = threading.Event()
+    for _ in range(int(seconds / 0.05)):
+        if condition():
+            return
+        event.wait(0.05)
+    pytest.fail("it did not happen in time")
+
+
+def can_limit(rig: Rig, resource: str) -> bool:
+    outcome = rig.run("true", resources=(resource,))
+    return outcome.error is None and "warning" not in outcome.output
+
+
+@pytest.fixture(autouse=True)
+def _no_scratch_left(rig: Rig) -> Iterator[None]:
+    """Whatever a test did: no temporary directory stays in the store."""
+    yield
+    rig.executor.close()
+    lease = rig.store.db.lease.name
+    assert [p.name for p in rig.store.paths.tmp.iterdir() if p.name != lease] == []

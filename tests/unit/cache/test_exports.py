@@ -1,0 +1,255 @@
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from buildkit_py.cache.backends import CacheAccess, open_imports, write_exports
+from buildkit_py.cache.base import ExportedResult
+from buildkit_py.cache.config import INLINE_FIELD, CacheConfig, decode, encode, merge
+from buildkit_py.cache.exports import choose_results, collect
+from buildkit_py.cache.inline import inline_field, read_inline
+from buildkit_py.cache.options import parse_export, parse_import
+from buildkit_py.digest import Digest, sha256
+from buildkit_py.errors import ContentError, UsageError
+from buildkit_py.layers.tree import MergedTree
+from buildkit_py.store import Store, make_store
+from buildkit_py.store.layers import Variant
+
+
+def key(text: str) -> Digest:
+    return sha256(text.encode())
+
+
+def fetch_from_layout(store: Store, fetched: list[str]) -> Callable[..., None]:
+    def fetch(descriptor: object, origin: str) -> None:
+        fetched.append(origin)
+        digest = descriptor.digest  # type: ignore[attr-defined]
+        folder = Path(origin.removeprefix("oci-layout://"))
+        data = (folder / "blobs" / "sha256" / digest.partition(":")[2]).read_bytes()
+        store.content.put(data, descriptor.media_type)  # type: ignore[attr-defined]
+
+    return fetch
+
+
+class Machine:
+    """A state root with the means to exchange caches."""
+
+    def __init__(self, root: Path) -> None:
+        self.fetched: list[str] = []
+        self.store = make_store(root)
+        self.store.snapshots.layers.fetch = fetch_from_layout(self.store, self.fetched)
+        self.warnings: list[str] = []
+
+    def snapshot(self, parent: int | None, **files: str) -> int:
+        with self.store.snapshots.prepare(parent) as active:
+            for name, text in files.items():
+                (active.upper / name).write_text(text)
+            return self.store.snapshots.commit(active).id
+
+    def access(self, directory: Path) -> CacheAccess:
+        def no_client() -> None:
+            raise AssertionError("no registry is needed here")
+
+        return CacheAccess(
+            snapshots=self.store.snapshots,
+            client=no_client,  # type: ignore[arg-type]
+            warn=self.warnings.append,
+            directory=directory,
+        )
+
+    def read(self, snapshot: int, path: str) -> bytes | None:
+        return MergedTree(self.store.snapshots.directories(snapshot)).read(path)
+
+
+@pytest.fixture
+def machines(tmp_path: Path) -> Iterator[Callable[[], Machine]]:
+    made: list[Machine] = []
+
+    def make() -> Machine:
+        made.append(Machine(tmp_path / f"root{len(made)}"))
+        return made[-1]
+
+    yield make
+    for machine in made:
+        machine.store.close()
+
+
+def result(name: str, snapshot: int, *aliases: str) -> ExportedResult:
+    keys = (key(name), *map(key, aliases))
+    return ExportedResult(keys=keys, canonical=key(name), snapshot=snapshot, description=name)
+
+
+@pytest.mark.parametrize("form", ["", ",image-manifest=false", ",compression=zstd"])
+def test_another_machine_finds_what_was_exported(
+    machines: Callable[[], Machine], tmp_path: Path, form: str
+) -> None:
+    one, other = machines(), machines()
+    base = one.snapshot(None, a="1")
+    top = one.snapshot(base, b="2")
+    write_exports(
+        [parse_export(f"type=local,dest=cache{form}")],
+        [result("base", base), result("top", top, "alias")],
+        [top],
+        one.access(tmp_path),
+    )
+    [backend] = open_imports([parse_import("type=local,src=cache")], other.access(tmp_path))
+    found = backend.find(key("alias"))
+    assert found is not None
+    assert found.canonical == key("top")
+    assert other.fetched == []
+    assert found.snapshot is not None
+    assert other.read(found.snapshot, "a") == b"1"
+    assert other.read(found.snapshot, "b") == b"2"
+    assert len(other.fetched) == 2
+    assert backend.find(key("unknown")) is None
+    assert other.warnings == []
+
+
+def test_min_takes_the_layers_of_the_image_and_max_takes_all(
+    machines: Callable[[], Machine],
+) -> None:
+    one = machines()
+    base, stage = one.snapshot(None, a="1"), one.snapshot(None, s="1")
+    top = one.snapshot(base, b="2")
+    results = [result("base", base), result("stage", stage), result("top", top)]
+    snapshots = one.store.snapshots
+    assert [r.description for r in choose_results(results, [top], snapshots, "min")] == [
+        "base",
+        "top",
+    ]
+    assert len(choose_results(results, [top], snapshots, "max")) == 3
+
+
+def test_equal_layers_are_exported_once(machines: Callable[[], Machine]) -> None:
+    one = machines()
+    base = one.snapshot(None, a="1")
+    left, right = one.snapshot(base, b="2"), one.snapshot(base, c="2")
+    export = collect(
+        [result("left", left), result("right", right)], one.store.snapshots, Variant()
+    )
+    assert [layer.parent for layer in export.config.layers] == [-1, 0, 0]
+
+
+def test_a_cache_that_is_not_there_is_said_once_and_finds_nothing(
+    machines: Callable[[], Machine], tmp_path: Path
+) -> None:
+    one = machines()
+    [backend] = open_imports([parse_import("type=local,src=nowhere")], one.access(tmp_path))
+    assert backend.find(key("a")) is None
+    assert backend.find(key("b")) is None
+    assert len(one.warnings) == 1
+    assert "nowhere" in one.warnings[0]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"not json",
+        b"{}",
+        b'{"layers":[{"parent":5,"annotations":{"diffID":"sha256:00"}}],"records":[]}',
+        b'{"layers":[],"records":[{"digest":"sha256:zz","layers":[{"layer":0}]}]}',
+        b'{"layers":[],"records":[{"digest":"'
+        + key("a").encode()
+        + b'","layers":[{"layer":7}]}]}',
+        b'{"layers":null,"records":null}',
+        b"[" * 100_000,
+    ],
+)
+def test_a_malformed_document_is_a_content_error(damage: bytes) -> None:
+    with pytest.raises(ContentError):
+        decode(damage)
+
+
+def test_records_of_other_builders_are_passed_over() -> None:
+    linked = {"digest": key("a"), "inputs": [[{"link": 0}]]}
+    data = json.dumps({"layers": [], "records": [linked]}).encode()
+    assert decode(data) == CacheConfig()
+
+
+def test_a_document_reads_back_as_written(machines: Callable[[], Machine]) -> None:
+    one = machines()
+    export = collect([result("a", one.snapshot(None, a="1"))], one.store.snapshots, Variant())
+    assert decode(encode(export.config)).layers == export.config.layers
+    twice = merge([export.config, export.config])
+    assert twice.layers == export.config.layers
+    assert twice.results == export.config.results
+
+
+def test_a_cache_travels_inside_of_an_image(machines: Callable[[], Machine]) -> None:
+    one = machines()
+    base = one.snapshot(None, a="1")
+    top = one.snapshot(base, b="2")
+    snapshots = one.store.snapshots
+    field = inline_field([result("base", base), result("top", top)], top, snapshots)
+    blobs = [snapshots.layer(item, Variant(compression="gzip")).descriptor for item in (base, top)]
+    read = read_inline(field, blobs)
+    assert read is not None
+    assert [layer.blob for layer in read.layers] == blobs
+    assert {item.keys[0]: item.layer for item in read.results} == {key("base"): 0, key("top"): 1}
+
+
+def test_an_image_without_a_cache_has_none() -> None:
+    assert read_inline({"config": {}}, []) is None
+
+
+def test_an_inline_cache_cannot_name_more_layers_than_its_image() -> None:
+    layer = {"parent": -1, "annotations": {"diffID": key("x")}}
+    document = json.dumps({"layers": [layer], "records": []}).encode()
+    with pytest.raises(ContentError):
+        read_inline({INLINE_FIELD: base64.b64encode(document).decode()}, [])
+
+
+def test_reset_drops_what_no_cache_needs(machines: Callable[[], Machine], tmp_path: Path) -> None:
+    one = machines()
+    first, second = one.snapshot(None, a="1"), one.snapshot(None, b="2")
+    access = one.access(tmp_path)
+    option = "type=local,dest=cache"
+    write_exports([parse_export(option + ",tag=a")], [result("1", first)], [first], access)
+    write_exports([parse_export(option + ",tag=b")], [result("2", second)], [second], access)
+    assert len(os.listdir(tmp_path / "cache/blobs/sha256")) == 6
+    again = parse_export(option + ",tag=b,reset=true")
+    write_exports([again], [result("2", second)], [second], access)
+    assert len(os.listdir(tmp_path / "cache/blobs/sha256")) == 3
+
+
+def test_a_failed_export_is_an_error_unless_told_to_ignore_it(
+    machines: Callable[[], Machine], tmp_path: Path
+) -> None:
+    one = machines()
+    (tmp_path / "file").write_text("in the way")
+    snapshot = one.snapshot(None, a="1")
+    access = one.access(tmp_path)
+    option = "type=local,dest=file/cache"
+    with pytest.raises(OSError, match="Not a directory"):
+        write_exports([parse_export(option)], [result("1", snapshot)], [snapshot], access)
+    ignoring = parse_export(option + ",ignore-error=true")
+    assert write_exports([ignoring], [result("1", snapshot)], [snapshot], access) == []
+    assert len(one.warnings) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("type=local", "needs dest="),
+        ("type=registry", "needs ref="),
+        ("type=nope,ref=x", "unknown cache type 'nope'"),
+        ("type=local,dest=x,mod=max", "unknown attribute 'mod'"),
+        ("type=local,dest=x,mode=most", "invalid mode"),
+        ("type=local,dest=x,compression=lzma", "invalid compression"),
+        ("type=local,dest=x,reset=maybe", "expected true or false"),
+        ("type=local,dest", "expected name=value"),
+    ],
+)
+def test_a_wrong_export_option_is_refused(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_export(text)
+
+
+def test_a_bare_name_means_a_registry() -> None:
+    assert parse_import("example.com/cache:main").text("ref") == "example.com/cache:main"
+    assert parse_export("example.com/cache").kind == "registry"
