@@ -5,7 +5,7 @@ by the size of the process). The parent sends, over a SOCK_SEQPACKET socket, one
 step: a marshalled spec, and as SCM_RIGHTS a reply socket and the three standard streams. A spec
 that is too big for a message comes in a memfd. Each step is a child of the server, PID 1 of a new
 pid namespace. One child stands by ahead of its step, with its namespaces and usual mounts made; a
-step that finds none, or asks for other mounts, gets a child of its own. Answers on the reply socket:
+step that finds none, or asks for other mounts, gets a child of its own. The reply socket answers:
 
     ("started",) + pidfd      by the server
     ("network",)              by the child, when it waits for its network
@@ -30,15 +30,9 @@ import struct
 import sys
 
 from buildkit_py.runtime import syscalls as sc
-from buildkit_py.runtime.step import (
-    IGNORED_SIGNALS,
-    look_around,
-    receive,
-    restore_signals,
-    run_step,
-    send,
-    stand_by,
-)
+from buildkit_py.runtime.process import IGNORED_SIGNALS, look_around, restore_signals
+from buildkit_py.runtime.step import run_step, stand_by
+from buildkit_py.runtime.wire import receive, send
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

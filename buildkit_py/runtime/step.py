@@ -1,57 +1,28 @@
 """One sandbox, from inside: what the forked child does between fork and exec.
 
-The order matters, and is checked by the kernel: mounts need all capabilities; a seccomp filter
-without no_new_privs needs CAP_SYS_ADMIN, so it comes before the capabilities are cut; the
-parent-death signal is cleared by a change of credentials, so it comes last.
+Mounts need all capabilities, so they come before the process takes on its own (`process.py`).
 """
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # the part of signal that needs no enum
 import _socket
-import errno
 import fcntl
-import marshal
 import os
-import resource
-import select
-import stat
 import struct
 
 from buildkit_py.runtime import syscalls as sc
 from buildkit_py.runtime.attach import build_root
+from buildkit_py.runtime.process import StepError, become_process
 from buildkit_py.runtime.rootfs import Stubs, prepare
-from buildkit_py.runtime.users import Identity, UnknownUser, resolve_user
+from buildkit_py.runtime.users import UnknownUser
+from buildkit_py.runtime.wire import receive, send
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import Any
+    from buildkit_py.runtime.spec import WireSpec
 
-    from buildkit_py.runtime.spec import WireProcess, WireSpec
-
-_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-IGNORED_SIGNALS = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGQUIT)
-"""By the server; the interpreter ignores two more."""
-CHANGED_SIGNALS = (*IGNORED_SIGNALS, _signal.SIGPIPE, _signal.SIGXFSZ)
 _ALWAYS = sc.CLONE_NEWNS | sc.CLONE_NEWIPC | sc.CLONE_NEWUTS
-_MESSAGE_LIMIT = 1 << 18
-_IN_MEMFD = b"F"
-_USER_FILE_LIMIT = 16 << 20
-_TIOCSCTTY = 0x540E
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
-
-
-_BOUNDING: list[bool] = []
-
-
-class StepError(Exception):
-    """A step that cannot start: what was being done, and why it failed."""
-
-    def __init__(self, stage: str, message: str, number: int = 0) -> None:
-        super().__init__(message)
-        self.stage = stage
-        self.number = number
 
 
 def stand_by(channel: _socket.socket, scratch: str, alive: int) -> None:
@@ -65,22 +36,6 @@ def stand_by(channel: _socket.socket, scratch: str, alive: int) -> None:
         os._exit(0)
     _data, spec, fds = received
     run_step(spec, _socket.socket(fileno=fds[0]), fds[1:], alive, prepared=True)
-
-
-def receive(channel: _socket.socket) -> tuple[bytes, WireSpec, list[int]] | None:
-    """A request as it came, decoded, with its reply socket and standard streams."""
-    data, ancillary, _flags, _address = channel.recvmsg(
-        _MESSAGE_LIMIT, 256, _socket.MSG_CMSG_CLOEXEC
-    )
-    if not data:
-        return None
-    fds: list[int] = []
-    for _level, _type, payload in ancillary:
-        fds += struct.unpack(f"{len(payload) // 4}i", payload)
-    text = data
-    if data == _IN_MEMFD:
-        text = os.pread(fds[4], os.fstat(fds[4]).st_size, 0)
-    return data, marshal.loads(text), fds
 
 
 def run_step(
@@ -99,7 +54,7 @@ def run_step(
         stubs = build_root(spec, prepared=prepared) if spec["namespaces"] else _enter_chroot(spec)
         send(reply, ("ready", stubs.made, stubs.before, stubs.after, warnings))
         stage = "process"
-        _become_process(spec, reply, stdio, alive)
+        become_process(spec, reply, stdio, alive)
     except OSError as error:
         call = getattr(error, "syscall", "")
         path = error.filename if isinstance(error.filename, str) else ""
@@ -108,15 +63,6 @@ def run_step(
         send(reply, ("error", error.stage, error.number, "", "", str(error)))
     except UnknownUser as error:
         send(reply, ("error", "user", 0, "", "", str(error)))
-
-
-def send(reply: _socket.socket, message: tuple[Any, ...], fds: tuple[int, ...] = ()) -> None:
-    """Send one message to the parent; it may be gone."""
-    rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))]
-    try:
-        reply.sendmsg([marshal.dumps(message)], rights if fds else [])
-    except OSError:
-        os._exit(1)
 
 
 # ------------------------------------------------------------------ surroundings
@@ -165,265 +111,3 @@ def _enter_chroot(spec: WireSpec) -> Stubs:
     os.chroot(spec["root"]["path"])
     os.chdir("/")
     return Stubs()
-
-
-# ------------------------------------------------------------------ process
-def _become_process(spec: WireSpec, reply: _socket.socket, stdio: list[int], alive: int) -> None:
-    process = spec["process"]
-    identity = _identity(process)
-    environment = _environment(process, identity)
-    _limit(process)
-    _working_directory(process["cwd"])
-    os.setsid()
-    if process["tty"]:
-        stdio = _open_terminal(reply, stdio)
-    _take_stdio(stdio, identity.uid)
-    restore_signals(CHANGED_SIGNALS)
-    os.umask(0o022)
-    _privileges(spec, identity)
-    # Whoever started us must outlive us: its end of the pipe closes when it dies.
-    sc.prctl(sc.PR_SET_PDEATHSIG, _signal.SIGKILL)
-    poll = select.poll()
-    poll.register(alive, select.POLLIN)
-    if poll.poll(0):
-        os._exit(1)
-    if process["init"]:
-        _become_reaper(reply)
-    _execute(process["arguments"], environment)
-
-
-def _identity(process: WireProcess) -> Identity:
-    passwd, group = _read_user_file("/etc/passwd"), _read_user_file("/etc/group")
-    return resolve_user(process["user"], passwd, group, tuple(process["extra_groups"]))
-
-
-def _read_user_file(path: str) -> str:
-    """The text of a regular file of the image; anything else there counts as absent."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return ""
-    try:
-        st = os.fstat(fd)
-        if not stat.S_ISREG(st.st_mode) or st.st_size > _USER_FILE_LIMIT:
-            return ""
-        chunks = []
-        while chunk := os.read(fd, 1 << 16):
-            chunks.append(chunk)
-        return b"".join(chunks).decode("utf-8", "surrogateescape")
-    finally:
-        os.close(fd)
-
-
-def _environment(process: WireProcess, identity: Identity) -> dict[str, str]:
-    environment: dict[str, str] = {}
-    for entry in process["env"]:
-        name, _, value = entry.partition("=")
-        environment[name] = value
-    if not environment.get("HOME"):
-        environment["HOME"] = identity.home
-    return environment
-
-
-def _limit(process: WireProcess) -> None:
-    for number, soft, hard in process["rlimits"]:
-        try:
-            resource.setrlimit(number, (soft, hard))
-        except (OSError, ValueError) as error:
-            current = resource.getrlimit(number)[1]
-            if current != resource.RLIM_INFINITY and not 0 <= hard <= current:
-                # Raising needs CAP_SYS_RESOURCE, which even root may lack: as far as allowed.
-                resource.setrlimit(number, (min(soft, current) if soft >= 0 else current, current))
-                continue
-            raise StepError("limits", f"cannot set resource limit {number}: {error}") from error
-
-
-def _working_directory(cwd: str) -> None:
-    try:
-        os.makedirs(cwd, 0o755, exist_ok=True)
-        os.chdir(cwd)
-        if not os.getcwd().startswith("/"):  # through /proc/self/fd to where no path leads
-            raise StepError("cwd", f"working directory {cwd} is outside of the root")
-    except OSError as error:
-        message = f"cannot change to working directory {cwd}: {error.strerror}"
-        raise StepError("cwd", message, error.errno or 0) from error
-
-
-def _open_terminal(reply: _socket.socket, stdio: list[int]) -> list[int]:
-    """A terminal of the sandbox's own devpts; its master side goes to the parent."""
-    master = os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-    fcntl.ioctl(master, 0x40045431, struct.pack("i", 0))  # TIOCSPTLCK
-    number = struct.unpack("i", fcntl.ioctl(master, 0x80045430, b"\0" * 4))[0]  # TIOCGPTN
-    slave = os.open(f"/dev/pts/{number}", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-    send(reply, ("terminal",), (master,))
-    os.close(master)
-    fcntl.ioctl(slave, _TIOCSCTTY, 0)
-    del stdio
-    return [slave, slave, slave]
-
-
-def _take_stdio(stdio: list[int], uid: int) -> None:
-    """Make these fds 0, 1 and 2, owned by the user; nothing else survives exec."""
-    safe = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in stdio[:3]]
-    for number, fd in enumerate(safe):
-        os.dup2(fd, number, inheritable=True)
-        st = os.fstat(number)
-        if stat.S_ISCHR(st.st_mode) and st.st_rdev == os.makedev(1, 3):
-            # The host's /dev/null would be within reach of chmod through /proc/self/fd.
-            own = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-            os.dup2(own, number, inheritable=True)
-            os.close(own)
-            continue
-        if uid and st.st_uid != uid and _is_ours(st):
-            try:
-                os.fchown(number, uid, -1)
-            except OSError:
-                pass  # a pipe of another user stays his
-    try:
-        sc.close_range_cloexec(3)
-    except OSError:
-        for name in os.listdir("/proc/self/fd"):
-            if int(name) > 2:
-                try:
-                    os.set_inheritable(int(name), False)
-                except OSError:
-                    continue
-
-
-def _is_ours(st: os.stat_result) -> bool:
-    """Pipes and terminals; a file or device that output goes to keeps its owner."""
-    if stat.S_ISCHR(st.st_mode):
-        return 136 <= os.major(st.st_rdev) <= 143  # pseudo-terminals
-    return stat.S_ISFIFO(st.st_mode)
-
-
-def restore_signals(numbers: Iterable[int]) -> None:
-    """Give signals their default action again, and block none."""
-    for number in numbers:
-        try:
-            _signal.signal(number, _signal.SIG_DFL)
-        except (OSError, ValueError):
-            continue
-    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
-
-
-def _privileges(spec: WireSpec, identity: Identity) -> None:
-    process = spec["process"]
-    if process["no_new_privileges"]:
-        sc.prctl(sc.PR_SET_NO_NEW_PRIVS, 1)
-    wanted = process["capabilities"]
-    kept = 0
-    filtered = bool(spec["seccomp"])
-    for number, present in enumerate(_bounding_set()):
-        if not wanted >> number & 1:
-            try:
-                sc.prctl(sc.PR_CAPBSET_DROP, number)
-            except OSError as error:
-                if error.errno != errno.EPERM:  # without CAP_SETPCAP (chroot mode)
-                    raise
-                break
-        elif present:
-            kept |= 1 << number
-    if filtered:
-        _set_filter(spec)
-    _change_user(identity)
-    if identity.uid == 0:
-        sc.capset(kept, kept, 0)
-    else:
-        sc.capset(0, 0, 0)
-    try:
-        sc.prctl(sc.PR_CAP_AMBIENT, sc.PR_CAP_AMBIENT_CLEAR_ALL)
-    except OSError:
-        pass  # kernels before 4.3 have no ambient set
-
-
-def _bounding_set() -> tuple[bool, ...]:
-    """Whether each capability of this kernel can be had here. Asked once, by the server."""
-    if not _BOUNDING:
-        last = sc.last_capability()
-        _BOUNDING.extend(sc.prctl(sc.PR_CAPBSET_READ, number) == 1 for number in range(last + 1))
-    return tuple(_BOUNDING)
-
-
-def look_around() -> None:
-    """Find out, before any fork, what does not change from step to step."""
-    _bounding_set()
-
-
-def _set_filter(spec: WireSpec) -> None:
-    try:
-        sc.seccomp_set_filter(spec["seccomp"])
-    except sc.SyscallError as error:
-        # A chroot in a container without CAP_SYS_ADMIN: the container's own filter stands, and
-        # no_new_privs, which would allow ours, would take sudo and the like from the step.
-        if spec["namespaces"] or error.errno != errno.EACCES:
-            raise
-
-
-def _change_user(identity: Identity) -> None:
-    try:
-        os.setgroups(identity.groups)
-    except OSError as error:
-        # A namespace that maps one id only forbids setgroups, and has no other group to offer.
-        if error.errno != errno.EPERM:
-            raise StepError(
-                "user", f"cannot set groups: {error.strerror}", error.errno or 0
-            ) from error
-    try:
-        os.setresgid(identity.gid, identity.gid, identity.gid)
-        os.setresuid(identity.uid, identity.uid, identity.uid)
-    except OSError as error:
-        why = error.strerror
-        if error.errno == errno.EINVAL:
-            why = "only one id is mapped in this user namespace"
-        message = f"cannot become user {identity.uid}:{identity.gid}: {why}"
-        raise StepError("user", message, error.errno or 0) from error
-
-
-def _become_reaper(reply: _socket.socket) -> None:
-    """Fork; the parent side stays as PID 1, passes signals on and reaps until the child ends."""
-    child = os.fork()
-    if child == 0:
-        return
-    reply.close()
-    # We are still the host's Python: its memory and its file must be out of the step's reach.
-    sc.prctl(sc.PR_SET_DUMPABLE, 0)
-    for number in (1, 2, 3, 10, 12, 15, 18, 28):
-        _signal.signal(number, lambda signum, _frame: os.kill(child, signum))
-    while True:
-        pid, status = os.wait()
-        if pid == child:
-            code = os.waitstatus_to_exitcode(status)
-            os._exit(code if code >= 0 else 128 - code)
-
-
-def _execute(arguments: list[str], environment: dict[str, str]) -> None:
-    name = arguments[0] if arguments else ""
-    if not name:
-        raise StepError("exec", "no command given", errno.ENOENT)
-    candidates = [name]
-    if "/" not in name:
-        path = environment.get("PATH", _DEFAULT_PATH)
-        candidates = [f"{part or '.'}/{name}" for part in path.split(":")]
-    failure = errno.ENOENT
-    for candidate in candidates:
-        try:
-            os.execve(candidate, arguments, environment)
-        except OSError as error:
-            if error.errno not in {errno.ENOENT, errno.ENOTDIR}:
-                failure = error.errno or failure
-                if failure != errno.EACCES:
-                    break
-    raise StepError("exec", _exec_message(name, failure), failure)
-
-
-def _exec_message(name: str, number: int) -> str:
-    if number == errno.ENOENT:
-        if "/" not in name:
-            return f'exec: "{name}": executable file not found in $PATH'
-        if os.path.lexists(name):
-            return f'exec "{name}": its interpreter or loader is missing in the image'
-        return f'exec "{name}": no such file or directory'
-    if number == errno.ENOEXEC:
-        return f'exec "{name}": exec format error'
-    return f'exec "{name}": {os.strerror(number).lower()}'
