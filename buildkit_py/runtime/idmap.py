@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from buildkit_py.errors import SandboxError, UnsupportedHost
 from buildkit_py.runtime import syscalls as sc
 
-_CAP_SYS_ADMIN = 21
+_CAP_SETGID, _CAP_SETUID, _CAP_SYS_ADMIN, _CAP_SETFCAP = 6, 7, 21, 31
+CAP_SYS_CHROOT = 18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,12 +74,18 @@ def needs_user_namespace() -> bool:
 
 
 def _may_mount() -> bool:
+    return has_capability(_CAP_SYS_ADMIN)
+
+
+def has_capability(*numbers: int) -> bool:
+    """Whether all of these are in this process's effective set."""
     try:
         with open("/proc/self/status", encoding="ascii", errors="replace") as file:
             line = next(line for line in file if line.startswith("CapEff:"))
     except (OSError, StopIteration):
         return True
-    return bool(int(line.split()[1], 16) >> _CAP_SYS_ADMIN & 1)
+    effective = int(line.split()[1], 16)
+    return all(effective >> number & 1 for number in numbers)
 
 
 def enter_user_namespace() -> bool:
@@ -93,25 +100,87 @@ def enter_user_namespace() -> bool:
         )
     uid, gid = os.geteuid(), os.getegid()
     if uid == 0:
-        _enter_mapped(_identity_maps())
-        return True
-    ranges = find_ranges(uid)
-    if ranges is not None:
-        _enter_mapped(_range_maps(ranges, uid, gid))
-    else:
+        refuse_powerless_root()
+        if may_map_ranges():
+            _enter_mapped(_identity_maps())
+            return True
+    ranges = find_ranges(uid) if uid else None
+    mapped = ranges is not None and _enter_ranges(ranges, uid, gid)
+    if ranges is None:
         _unshare()
-        _write("/proc/self/setgroups", "deny")
-        _write("/proc/self/uid_map", f"0 {uid} 1")
-        _write("/proc/self/gid_map", f"0 {gid} 1")
+    if not mapped:
+        _map_one(uid, gid)
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
-    if ranges is not None:
+    if mapped:
         os.setgroups([])
-    return ranges is not None
+    return mapped
 
 
-def _range_maps(ranges: IdRanges, uid: int, gid: int) -> list[list[str]]:
-    pid = str(os.getpid())
+def refuse_powerless_root() -> None:
+    """Since Linux 5.12 nobody maps the id 0 of his own namespace without CAP_SETFCAP."""
+    if is_powerless_root():
+        raise UnsupportedHost(
+            "cannot map ids: root has no capability SETFCAP here",
+            hint="keep root's capabilities (docker: --cap-add=SETFCAP), or run as another user",
+        )
+
+
+def may_map_ranges() -> bool:
+    """Whether this process may map ids other than its own without a helper."""
+    return has_capability(_CAP_SETUID, _CAP_SETGID)
+
+
+def is_powerless_root() -> bool:
+    """Root in name alone, as in a container that dropped all capabilities."""
+    return os.geteuid() == 0 and not has_capability(_CAP_SETFCAP)
+
+
+def try_ranges(ranges: IdRanges) -> str:
+    """Let the helpers map these ranges, in a process that then ends; "" or what went wrong."""
+    code = "import ctypes, sys; libc = ctypes.CDLL(None, use_errno=True)\n"
+    code += f"sys.exit(1) if libc.unshare({sc.CLONE_NEWUSER}) else print(flush=True)\n"
+    code += "sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as child:
+        assert child.stdout is not None
+        if not child.stdout.readline():
+            return "no user namespace"
+        for command in _range_maps(ranges, os.geteuid(), os.getegid(), child.pid):
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                return done.stderr.strip() or f"{command[0]} failed"
+    return ""
+
+
+def _enter_ranges(ranges: IdRanges, uid: int, gid: int) -> bool:
+    """False if the helpers refuse: then the namespace has no map yet, and may have one of one id.
+
+    They do where they have lost their set-user-id bit, or where their ranges are not mapped
+    themselves (in a container).
+    """
+    try:
+        _enter_mapped(_range_maps(ranges, uid, gid, os.getpid()))
+    except SandboxError:
+        with open("/proc/self/uid_map", encoding="ascii") as file:
+            if file.read().strip():
+                raise
+        return False
+    return True
+
+
+def _map_one(uid: int, gid: int) -> None:
+    _write("/proc/self/setgroups", "deny")
+    _write("/proc/self/uid_map", f"0 {uid} 1")
+    _write("/proc/self/gid_map", f"0 {gid} 1")
+
+
+def _range_maps(ranges: IdRanges, uid: int, gid: int, process: int) -> list[list[str]]:
+    pid = str(process)
     return [
         ["newuidmap", pid, "0", str(uid), "1", "1", str(ranges.uid_start), str(ranges.uid_count)],
         ["newgidmap", pid, "0", str(gid), "1", "1", str(ranges.gid_start), str(ranges.gid_count)],
@@ -162,8 +231,8 @@ def _enter_mapped(commands: list[list[str]]) -> None:
     if helper.returncode:
         # Not UnsupportedHost: there is no way back out of the namespace.
         raise SandboxError(
-            f"cannot map subordinate ids: {stderr.strip()}",
-            hint="check /etc/subuid and /etc/subgid, or remove this user's lines",
+            f"cannot map ids: {stderr.strip()}",
+            hint="`pybuild system doctor` says what this host supports",
         )
 
 

@@ -11,7 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from buildkit_py.runtime.idmap import needs_user_namespace
+from buildkit_py.runtime.idmap import (
+    CAP_SYS_CHROOT,
+    find_ranges,
+    has_capability,
+    is_powerless_root,
+    may_map_ranges,
+    needs_user_namespace,
+    try_ranges,
+)
 
 _TIMEOUT = 20
 
@@ -40,6 +48,7 @@ def probe(state_root: str | None = None) -> HostSupport:
     namespaces = _try_namespaces()
     checks: list[Callable[[], Finding]] = [
         _kernel,
+        lambda: _state_root(state_root),
         lambda: namespaces,
         _user_namespaces,
         lambda: _overlay(state_root),
@@ -55,11 +64,11 @@ def probe(state_root: str | None = None) -> HostSupport:
 
 def _mode(uid: int, found: dict[str, Finding]) -> str:
     if uid == 0 and not found["namespaces"].present:
-        return "chroot"
+        return "chroot" if has_capability(CAP_SYS_CHROOT) else "none"
     if not needs_user_namespace():
         return "root"
     if uid == 0:
-        return "rootless"
+        return "rootless" if found["id ranges"].present else "rootless-single-id"
     if not found["user namespaces"].present:
         return "none"
     return "rootless" if found["id ranges"].present else "rootless-single-id"
@@ -77,7 +86,7 @@ def _try(code: str) -> str:
         "try:\n"
         + "".join(f"    {line}\n" for line in code.splitlines())
         + "except OSError as e:\n"
-        '    sys.exit(f\'{getattr(e, "syscall", "")}: {e.strerror}\')\n'
+        '    sys.exit(f\'{getattr(e, "syscall", "") or e.filename or "id map"}: {e.strerror}\')\n'
     )
     try:
         done = subprocess.run(
@@ -105,13 +114,16 @@ for name, text in (("setgroups", "deny"), ("uid_map", "0 %d 1" % ids[0]),
     with open("/proc/self/" + name, "w") as file:
         file.write(text)
 """
+_CAPABILITIES = "root has lost its capabilities: keep them (docker: --cap-add=SETFCAP)"
 
 
 def _try_namespaces() -> Finding:
     nested = needs_user_namespace()
     why = _try(_USER_NAMESPACE + _NAMESPACES if nested else _NAMESPACES)
     remedy = ""
-    if why and os.geteuid() == 0:
+    if why and is_powerless_root():
+        remedy = _CAPABILITIES
+    elif why and os.geteuid() == 0:
         remedy = "in a container, start it with --privileged, or --security-opt seccomp=unconfined"
         remedy += " (and apparmor=unconfined, systempaths=unconfined where they are in use)"
     elif why:
@@ -125,7 +137,9 @@ def _user_namespaces() -> Finding:
     remedy = ""
     if why:
         remedy = "as root: sysctl -w user.max_user_namespaces=15000"
-        if _seccomp_filtered():
+        if is_powerless_root():
+            remedy = _CAPABILITIES
+        elif _seccomp_filtered():
             remedy = "a seccomp filter is in force here: see namespaces above"
         for name in ("unprivileged_userns_clone", "apparmor_restrict_unprivileged_userns"):
             value = _text(f"/proc/sys/kernel/{name}")
@@ -139,10 +153,30 @@ def _seccomp_filtered() -> bool:
     return "Seccomp:\t2" in _text("/proc/self/status")
 
 
-def _overlay(state_root: str | None) -> Finding:
+def _state_root(state_root: str | None) -> Finding:
+    place = _existing(state_root)
+    writable = os.access(place, os.W_OK | os.X_OK)
+    free = shutil.disk_usage(place).free if place.is_dir() else 0
+    return Finding(
+        name="state root",
+        present=writable,
+        detail=f"{state_root or place}, {free / 1e9:.1f} GB free"
+        if writable
+        else f"{place} cannot be written by this user",
+        remedy="" if writable else "choose another one with --root or PYBUILD_ROOT",
+    )
+
+
+def _existing(state_root: str | None) -> Path:
+    """The state root, or the lowest of the folders above it that is there."""
     place = Path(state_root or "/var/tmp")  # noqa: S108  (only a folder made for the try)
     while not place.is_dir() and place != place.parent:
         place = place.parent
+    return place
+
+
+def _overlay(state_root: str | None) -> Finding:
+    place = _existing(state_root)
     nested = needs_user_namespace()
     user = "userxattr," if nested or not _is_initial() else ""
     enter = _USER_NAMESPACE if nested else _NAMESPACES
@@ -152,8 +186,10 @@ def _overlay(state_root: str | None) -> Finding:
     if why:
         remedy = "put the state root (--root) on ext4, xfs, btrfs or tmpfs: without overlay every"
         remedy += " step copies its whole root"
-        if "unshare" in why:
+        if "unshare" in why or "id map" in why:
             remedy = "it needs namespaces: see above"
+        elif os.fspath(place) in why:
+            remedy = "see state root above"
     detail = why or f"on {place}"
     return Finding(name="overlay", present=not why, detail=detail, remedy=remedy)
 
@@ -189,12 +225,17 @@ def _kernel() -> Finding:
 
 
 def _id_ranges() -> Finding:
-    from buildkit_py.runtime.idmap import find_ranges  # noqa: PLC0415
-
     if os.geteuid() == 0:
-        return Finding(name="id ranges", present=True, detail="root needs none")
+        single = needs_user_namespace() and not may_map_ranges()
+        return Finding(
+            name="id ranges",
+            present=not single,
+            detail="one id" if single else "root needs none",
+            remedy="docker: --cap-add=SETUID --cap-add=SETGID" if single else "",
+        )
     ranges = find_ranges(os.getuid())
-    if ranges is not None:
+    why = "" if ranges is None else try_ranges(ranges)
+    if ranges is not None and not why:
         return Finding(
             name="id ranges",
             present=True,
@@ -204,25 +245,36 @@ def _id_ranges() -> Finding:
     remedy = f"as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}"
     if shutil.which("newuidmap") is None:
         remedy = "install the package uidmap; " + remedy
+    elif why:
+        remedy = (
+            "newuidmap and newgidmap need their set-user-id bit, and ranges that are mapped here"
+        )
     return Finding(
         name="id ranges",
         present=False,
-        detail="no line for this user in /etc/subuid and /etc/subgid, or no newuidmap",
+        detail=why or "no line for this user in /etc/subuid and /etc/subgid, or no newuidmap",
         remedy=remedy + " (needed only without root; else files of other users lose their owner)",
     )
 
 
 def _network_helper() -> Finding:
     found = [name for name in ("pasta", "slirp4netns") if shutil.which(name)]
-    usable = bool(found) and (os.geteuid() == 0 or os.access("/dev/net/tun", os.R_OK | os.W_OK))
+    opens = os.geteuid() == 0 or os.access("/dev/net/tun", os.R_OK | os.W_OK)
+    if not found:
+        detail, remedy = (
+            "neither pasta nor slirp4netns is installed",
+            "install passt or slirp4netns",
+        )
+    elif not opens:
+        detail = f"{', '.join(found)}, but /dev/net/tun cannot be opened"
+        remedy = "as root: chmod 0666 /dev/net/tun"
+    else:
+        detail, remedy = ", ".join(found), ""
     return Finding(
         name="user-mode network",
-        present=usable,
-        detail=", ".join(found) or "neither pasta nor slirp4netns is installed",
-        remedy=""
-        if usable
-        else "install passt or slirp4netns, and give access to /dev/net/tun; until then steps use"
-        " the host's network",
+        present=not remedy,
+        detail=detail,
+        remedy=remedy and remedy + "; until then steps use the host's network",
     )
 
 

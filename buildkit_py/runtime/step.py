@@ -108,6 +108,10 @@ def _loopback_up() -> None:
 
 
 def _enter_chroot(spec: WireSpec) -> Stubs:
-    os.chroot(spec["root"]["path"])
+    path = spec["root"]["path"]
+    try:
+        os.chroot(path)
+    except OSError as error:
+        raise sc.SyscallError("chroot", error.errno or 0, path) from error
     os.chdir("/")
     return Stubs()

@@ -51,11 +51,13 @@ def run_as_user(
     ranged: bool,
     native: bool = False,
     module: str = "rootless_main",
+    helpers_work: bool = True,
 ) -> dict[str, Any]:
     python = sys.executable
     words: list[str] = []
     if os.geteuid() == 0:
         words = ["setpriv", "--reuid", UID, "--regid", UID, "--clear-groups"]
+        words += [] if helpers_work else ["--no-new-privs"]
         again = "import subprocess, sys; subprocess.run([sys.executable, '-c', ''], check=True)"
         if subprocess.run(
             [*words, python, "-c", again], capture_output=True, check=False
@@ -111,6 +113,13 @@ def test_one_id_builds_but_other_users_are_refused_in_one_line(
     assert answers["user"]["error"] == (
         "cannot become user 1000:1000: only one id is mapped in this user namespace"
     )
+
+
+def test_helpers_that_may_not_map_leave_one_id(base: Path, busybox_program: Path) -> None:
+    """Their set-user-id bit is without effect: newuidmap refuses, and the build goes on."""
+    answers = run_as_user(base, busybox_program, ranged=True, helpers_work=False)
+    assert answers["ranged"] is False
+    check_common(answers)
 
 
 def test_without_overlay_a_copy_gives_the_same_layer(base: Path, busybox_program: Path) -> None:
