@@ -11,9 +11,25 @@ TYPE_CHECKING = False  # as typing has it, without the import
 
 if TYPE_CHECKING:
     from buildkit_py.dockerfile import Dockerfile, parse
-    from buildkit_py.engine import BuildRequest, BuildResult, Engine
+    from buildkit_py.engine import (
+        BuildRequest,
+        BuildResult,
+        Engine,
+        Secret,
+        SshAgent,
+        StepResult,
+    )
     from buildkit_py.engine.library import build
     from buildkit_py.errors import BuildError, PybuildError
+    from buildkit_py.exporters.values import (
+        CacheOnlyOutput,
+        DockerOutput,
+        ImageOutput,
+        LocalOutput,
+        OciOutput,
+        RegistryOutput,
+        TarOutput,
+    )
     from buildkit_py.lint import lint
 
 _LAZY = {
@@ -22,6 +38,16 @@ _LAZY = {
     "BuildRequest": "engine",
     "BuildResult": "engine",
     "Engine": "engine",
+    "Secret": "engine",
+    "SshAgent": "engine",
+    "StepResult": "engine",
+    "CacheOnlyOutput": "exporters.values",
+    "DockerOutput": "exporters.values",
+    "ImageOutput": "exporters.values",
+    "LocalOutput": "exporters.values",
+    "OciOutput": "exporters.values",
+    "RegistryOutput": "exporters.values",
+    "TarOutput": "exporters.values",
     "build": "engine.library",
     "BuildError": "errors",
     "PybuildError": "errors",
@@ -32,9 +58,19 @@ __all__ = [
     "BuildError",
     "BuildRequest",
     "BuildResult",
+    "CacheOnlyOutput",
+    "DockerOutput",
     "Dockerfile",
     "Engine",
+    "ImageOutput",
+    "LocalOutput",
+    "OciOutput",
     "PybuildError",
+    "RegistryOutput",
+    "Secret",
+    "SshAgent",
+    "StepResult",
+    "TarOutput",
     "__version__",
     "build",
     "lint",

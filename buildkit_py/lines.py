@@ -66,6 +66,7 @@ class LogicalLine:
     comment: str = ""
     heredocs: tuple[Heredoc, ...] = ()
     empty_continuations: tuple[int, ...] = ()
+    escape: str = field(default="\\", repr=False)
 
     @property
     def arguments(self) -> str:
@@ -297,6 +298,7 @@ class _Splitter:
             last_of_text=lines[1],
             comment=comment,
             empty_continuations=empty,
+            escape=self.directives.escape,
         )
         if "<<" in text and may_have_heredocs(text, self.directives.escape):
             line = self._with_heredocs(line)

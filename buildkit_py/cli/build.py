@@ -241,7 +241,7 @@ def _build(args: Namespace, request: BuildRequest, kind: str) -> BuildResult:
     from buildkit_py.progress import open_display
 
     # The classic builder wrote to standard output, and scripts read it there.
-    archive = any(map(_to_stdout, request.outputs))
+    archive = any(map(_to_stdout, request.output_texts))
     stream: TextIO = sys.stdout if kind == "classic" and not archive else sys.stderr
     display = open_display(kind, stream, environment=os.environ)
     try:
@@ -287,7 +287,7 @@ def _report(args: Namespace, request: BuildRequest, result: BuildResult, kind: s
         from buildkit_py.cli.render import render_warnings
 
         sys.stderr.write(render_warnings(result.warnings, debug=args.debug))
-    archive = any(map(_to_stdout, request.outputs))
+    archive = any(map(_to_stdout, request.output_texts))
     if kind == "quiet" and result.image_id and not archive:
         print(result.image_id)
 

@@ -14,9 +14,16 @@ from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, Unpack
 
-from buildkit_py.engine.request import BuildRequest, BuildResult, Secret, SshAgent, StepResult
+from buildkit_py.engine.request import (
+    BuildOptions,
+    BuildRequest,
+    BuildResult,
+    Secret,
+    SshAgent,
+    StepResult,
+)
 from buildkit_py.errors import PybuildError, UsageError
 from buildkit_py.platforms import host_platform
 from buildkit_py.runtime.idmap import needs_user_namespace
@@ -25,6 +32,7 @@ from buildkit_py.store.paths import default_root
 
 if TYPE_CHECKING:
     from buildkit_py.oci.config import History
+    from buildkit_py.oci.descriptor import Descriptor
     from buildkit_py.progress.events import EventSink
     from buildkit_py.recall.record import RecallKey
     from buildkit_py.store import Store
@@ -94,7 +102,7 @@ class Engine:
         stdin: BinaryIO | None = None,
         stdout: BinaryIO | None = None,
         recall: RecallKey | None = None,
-        **options: Any,
+        **options: Unpack[BuildOptions],
     ) -> BuildResult:
         """Build an image. `options` are the fields of BuildRequest. Raises BuildError.
 
@@ -172,6 +180,35 @@ class Engine:
         source = ImageSource(self.store, lambda: open_client(self.environment))
         return source.pull(name, wanted).image
 
+    def push(
+        self,
+        name: str,
+        *,
+        platform: str | None = None,
+        compression: str = "gzip",
+        insecure: bool = False,
+    ) -> Descriptor:
+        """Send an image to the registry that its name leads to; what that name then leads to.
+
+        Raises NoSuchImage, RegistryError.
+        """
+        from buildkit_py.exporters.stored import StoredPush, push_stored  # noqa: PLC0415
+        from buildkit_py.oci.reference import parse_reference  # noqa: PLC0415
+        from buildkit_py.platforms import parse_platform  # noqa: PLC0415
+        from buildkit_py.registry import open_client  # noqa: PLC0415
+        from buildkit_py.store.layers import Variant  # noqa: PLC0415
+
+        target = parse_reference(name)
+        if target.digest is not None:
+            raise UsageError("cannot push a digest reference", hint="give the name and the tag")
+        job = StoredPush(
+            store=self.store,
+            client=open_client(self.environment, insecure=(target.domain,) if insecure else ()),
+            variant=Variant(compression=compression),
+        )
+        wanted = parse_platform(platform, self.host) if platform else None
+        return push_stored(job, target, target, wanted)
+
 
 def make_request(
     request: BuildRequest | str | os.PathLike[str], options: Mapping[str, Any]
@@ -192,12 +229,13 @@ def make_request(
                 hint=f"did you mean {close[0]}?" if close else None,
             )
     values: dict[str, Any] = {
-        name: tuple(value)
-        if name in _TUPLES and isinstance(value, Iterable) and not isinstance(value, str)
-        else value
-        for name, value in options.items()
+        name: _as_tuple(value) if name in _TUPLES else value for name, value in options.items()
     }
-    for name in _TUPLES & values.keys():
-        if isinstance(values[name], str):
-            values[name] = (values[name],)
     return BuildRequest(context=os.fspath(request), **values)
+
+
+def _as_tuple(value: Any) -> tuple[Any, ...]:
+    """Several values, or one: a text, a path, an output."""
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return tuple(value)
+    return (value,)

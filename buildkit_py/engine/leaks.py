@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from buildkit_py.errors import PybuildError, SolveError
+from buildkit_py.graph import ImageOp
 from buildkit_py.oci.config import container_to_json
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ def refuse_leaks(
         if snapshot is None or snapshot in done or finished.step.vertex is None:
             continue
         done.add(snapshot)
+        if isinstance(finished.step.vertex.op, ImageOp):
+            continue  # a base image was there before the secret was given
         found = store.snapshots.find(snapshot)
         if found is None or found.blob is not None or not found.unpacked:
             continue

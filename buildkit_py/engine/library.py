@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 from buildkit_py.engine import Engine
 
 if TYPE_CHECKING:
-    from buildkit_py.engine.request import BuildResult
+    from buildkit_py.engine.request import BuildOptions, BuildResult
     from buildkit_py.progress.events import EventSink
 
 
@@ -17,7 +17,7 @@ def build(
     *,
     root: str | os.PathLike[str] | None = None,
     on_event: EventSink | None = None,
-    **options: Any,
+    **options: Unpack[BuildOptions],
 ) -> BuildResult:
     """Build an image from a context directory; the options of `pybuild` as keyword arguments.
 

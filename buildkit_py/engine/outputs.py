@@ -49,7 +49,7 @@ class Outputs:
     def of(request: BuildRequest) -> Outputs:
         """Read `-o`, `--push`, `--load` and `-t`. Raises UsageError."""
         asked(request)
-        specs = [parse_output(text) for text in request.outputs]
+        specs = [parse_output(text) for text in request.output_texts]
         names = tuple(str(parse_reference(tag)) for tag in request.tags)
         if any(parse_reference(tag).digest for tag in request.tags):
             raise UsageError("a tag for a new image cannot hold a digest")

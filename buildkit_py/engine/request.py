@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from buildkit_py.worker.secrets import Secret, SshAgent
 
 if TYPE_CHECKING:
     from buildkit_py.digest import Digest
+    from buildkit_py.exporters.values import Output
     from buildkit_py.progress.events import BuildWarning
 
 
-__all__ = ["BuildRequest", "BuildResult", "Secret", "SshAgent", "StepResult"]
+__all__ = ["BuildOptions", "BuildRequest", "BuildResult", "Secret", "SshAgent", "StepResult"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +24,8 @@ class BuildRequest:
 
     `context` is a directory, `-` (standard input), an http(s) URL or a git URL; `dockerfile` a
     path, `-` or a URL. Sizes are bytes, times seconds. A build argument of value None is taken
-    from the environment.
+    from the environment. `outputs` are texts as `--output` has them, or values (OciOutput, …),
+    which become such texts.
     """
 
     context: str = "."
@@ -50,7 +53,7 @@ class BuildRequest:
     cache_from: tuple[str, ...] = ()
     cache_to: tuple[str, ...] = ()
     cache_ttl: float = 0.0
-    outputs: tuple[str, ...] = ()
+    outputs: tuple[str | Output, ...] = ()
     push: bool = False
     load: bool = False
     iidfile: str | None = None
@@ -73,6 +76,76 @@ class BuildRequest:
     report: str | None = None
     check: str | None = None
     ignorefile: str | None = None
+
+    def __post_init__(self) -> None:
+        """Paths and outputs become texts, so that a request can be keyed, sent and recorded."""
+        texts = tuple(str(item) for item in self.outputs)
+        object.__setattr__(self, "outputs", texts)
+        for name in ("dockerfile", "iidfile", "metadata_file", "report", "ignorefile"):
+            value = getattr(self, name)
+            if isinstance(value, os.PathLike):
+                object.__setattr__(self, name, os.fspath(value))
+
+    @property
+    def output_texts(self) -> tuple[str, ...]:
+        """The outputs, each as a value of `--output`."""
+        return tuple(str(item) for item in self.outputs)
+
+
+_Path = str | os.PathLike[str]
+_Texts = str | Iterable[str]
+
+
+class BuildOptions(TypedDict, total=False):
+    """The keyword arguments of `build`: the fields of BuildRequest, as callers may give them."""
+
+    dockerfile: _Path | None
+    dockerfile_text: str | None
+    tags: _Texts
+    build_args: Mapping[str, str | None]
+    target: str | None
+    platforms: _Texts
+    labels: Mapping[str, str]
+    annotations: _Texts
+    secrets: Iterable[Secret]
+    ssh: Iterable[SshAgent]
+    build_contexts: Mapping[str, str]
+    add_hosts: _Texts
+    network: str
+    shm_size: int
+    ulimits: _Texts
+    resources: _Texts
+    cgroup_parent: str
+    allow: _Texts
+    no_cache: bool
+    no_cache_filter: _Texts
+    pull: bool
+    cache_from: _Texts
+    cache_to: _Texts
+    cache_ttl: float
+    outputs: str | Output | Iterable[_Path | Output]
+    push: bool
+    load: bool
+    iidfile: _Path | None
+    metadata_file: _Path | None
+    provenance: str | None
+    sbom: str | None
+    attest: _Texts
+    squash: str | None
+    on_failure: str | None
+    explain: bool
+    dry_run: bool
+    jobs: int
+    timeout: float
+    step_timeout: float
+    normalize_modes: bool
+    verify_reproducible: bool
+    timestamps: str
+    scan_secrets: bool
+    insecure_registries: _Texts
+    report: _Path | None
+    check: str | None
+    ignorefile: _Path | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

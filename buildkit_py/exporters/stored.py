@@ -16,6 +16,7 @@ from buildkit_py.oci.assemble import AssembledIndex, assemble_index, convert_lay
 from buildkit_py.oci.descriptor import Descriptor, MediaType
 from buildkit_py.oci.manifest import Manifest, manifest_to_json, parse_manifest
 from buildkit_py.oci.reference import parse_reference
+from buildkit_py.registry.transfer import no_progress
 from buildkit_py.store.layers import Variant
 from buildkit_py.store.lists import Entry, ImageList, ListStore
 
@@ -36,7 +37,7 @@ class StoredPush:
 
     store: Store
     client: RegistryClient
-    progress: Progress
+    progress: Progress = no_progress
     variant: Variant = field(default_factory=lambda: Variant(compression="gzip"))
 
 

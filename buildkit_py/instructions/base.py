@@ -14,7 +14,7 @@ from buildkit_py.errors import InvalidArgument, SyntaxProblem, UnsetVariable
 from buildkit_py.expansion import ExpansionError, Mode, Scanner
 from buildkit_py.heredocs import Heredoc
 from buildkit_py.lines import LogicalLine
-from buildkit_py.syntax import Arguments, Command, ExecForm, Shape
+from buildkit_py.syntax import Arguments, Command, ExecForm, Flag, Shape, parse_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -43,6 +43,23 @@ class Instruction:
     def text(self) -> str:
         """The instruction as written, on one line, without here-document bodies."""
         return self.line.text
+
+    @property
+    def flags(self) -> tuple[Flag, ...]:
+        """The flags as written: names, and values without quotes but not expanded."""
+        return parse_arguments(self.shape, self.line, self.line.escape).flags
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The operands as written: words, the strings of an array, or one text for the shell."""
+        parsed = parse_arguments(self.shape, self.line, self.line.escape)
+        if parsed.json is not None:
+            return (*(word.text for word in parsed.words), *parsed.json)
+        if self.shape in {Shape.COMMAND, Shape.TEXT}:
+            return (parsed.rest.text,) if parsed.rest.text else ()
+        if self.shape is Shape.CHECK:
+            return tuple(text for text in (*parsed.operands[:1], parsed.rest.text) if text)
+        return parsed.operands
 
     @property
     def comment(self) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import subprocess
 import sys
+import tarfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import buildkit_py
+from buildkit_py.engine import BuildOptions
 from buildkit_py.errors import BuildCancelled, ExecError, UsageError
 from buildkit_py.progress.events import Event, VertexLog
 from tests.conftest import Pybuild
@@ -103,3 +107,71 @@ def test_two_builds_on_one_engine_at_a_time(busybox: Pybuild, context: MakeConte
             thread.join()
     assert len(results) == 3
     assert len(set(results)) == 1
+
+
+def test_outputs_are_values_paths_or_texts(
+    state_root: Path, context: MakeContext, tmp_path: Path
+) -> None:
+    directory = context("FROM scratch\nCOPY a.txt /\n", {"a.txt": "hello"})
+    archive, odd = tmp_path / "out.tar", tmp_path / 'a,"b'
+    result = buildkit_py.build(
+        directory,
+        root=state_root,
+        outputs=[
+            buildkit_py.OciOutput(archive, compression="zstd", annotations={"org.x": "a,b"}),
+            buildkit_py.LocalOutput(odd),
+            tmp_path / "tree",
+            f"type=tar,dest={tmp_path / 'flat.tar'}",
+        ],
+    )
+    with tarfile.open(archive) as tar:
+        index = json.load(tar.extractfile("index.json"))  # type: ignore[arg-type]
+        digest = index["manifests"][0]["digest"].partition(":")[2]
+        manifest = json.load(tar.extractfile(f"blobs/sha256/{digest}"))  # type: ignore[arg-type]
+    assert manifest["annotations"] == {"org.x": "a,b"}
+    assert [item["mediaType"].rpartition("+")[2] for item in manifest["layers"]] == ["zstd"]
+    assert (odd / "a.txt").read_text() == (tmp_path / "tree" / "a.txt").read_text() == "hello"
+    with tarfile.open(tmp_path / "flat.tar") as tar:
+        assert tar.getnames() == ["a.txt"]
+    assert result.image_id is not None
+
+
+def test_a_single_output_and_a_secret_of_a_variable(
+    busybox: Pybuild, context: MakeContext, tmp_path: Path
+) -> None:
+    text = "FROM busybox AS a\nRUN --mount=type=secret,id=tok,env=T echo ${#T} > /n\n"
+    directory = context(text + "FROM scratch\nCOPY --from=a /n /\n")
+    with buildkit_py.Engine(busybox.root, environment={"TOKEN": "12345678"}) as engine:
+        engine.build(
+            directory,
+            secrets=[buildkit_py.Secret(id="tok", env="TOKEN")],
+            outputs=buildkit_py.LocalOutput(tmp_path / "out"),
+        )
+    assert (tmp_path / "out" / "n").read_text() == "8\n"
+
+
+def test_the_typed_options_are_the_fields_of_a_request() -> None:
+    fields = {item.name for item in dataclasses.fields(buildkit_py.BuildRequest)}
+    assert fields - {"context"} == set(BuildOptions.__annotations__)
+
+
+def test_instructions_show_their_flags_and_arguments() -> None:
+    dockerfile = buildkit_py.parse(
+        "# escape=`\n"
+        "FROM --platform=$BUILDPLATFORM golang AS build\n"
+        "RUN --network=none --mount=type=tmpfs,target='/x' echo \"a\" `\n  b\n"
+        'ENTRYPOINT ["a", "b c"]\n'
+        "HEALTHCHECK --interval=3s CMD curl x\n"
+        "ONBUILD COPY --link a /b/\n"
+    )
+    seen = [
+        (item.keyword, {flag.name: flag.value for flag in item.flags}, item.arguments)
+        for item in dockerfile.instructions
+    ]
+    assert seen == [
+        ("FROM", {"platform": "$BUILDPLATFORM"}, ("golang", "AS", "build")),
+        ("RUN", {"network": "none", "mount": "type=tmpfs,target=/x"}, ('echo "a"   b',)),
+        ("ENTRYPOINT", {}, ("a", "b c")),
+        ("HEALTHCHECK", {"interval": "3s"}, ("CMD", "curl x")),
+        ("ONBUILD", {}, ("COPY --link a /b/",)),
+    ]
