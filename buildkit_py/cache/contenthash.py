@@ -14,6 +14,7 @@ import os
 import re
 import stat as modes
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from buildkit_py.errors import CopyError
@@ -30,6 +31,7 @@ SHOWN = 12  # bytes of an entry's digest that file lists keep
 _CHUNK = 1 << 20
 _FORMAT = b"contenthash/1\n"
 _META = re.compile(rb"[*?\[\\]")
+_WILDCARD = re.compile(rb"(?<!\\)(?:\\\\)*[*?\[]")
 
 
 class _Rules(Protocol):
@@ -147,37 +149,50 @@ def _with_parents(
     tree: Tree, selection: Selection, path: str, rules: _Rules | None
 ) -> Iterator[tuple[bytes, Node]]:
     """Matches under `--parents`, each after the directories above it; links are not followed."""
-    for base, match in parents_matches(tree, path, selection.pivot, wildcard=selection.wildcard):
-        top = base.path.rstrip(b"/")
-        relative = os.fsdecode(match.path[len(top) + 1 :])
-        hidden = rules is not None and bool(relative) and rules.excluded(relative)
-        if hidden and not (match.is_dir and rules is not None and rules.may_descend(relative)):
+    for found in pivots(tree, selection.pivot):
+        base = _literal(tree, os.fsdecode(found.path), follow=True)
+        if not base.is_dir:
+            yield found.path, base
             continue
-        yield from _above(tree, match.path, len(top) + 1)
-        yield match.path, match
-        if match.is_dir:
-            yield from walk_below(tree, match, match.path, rules, skip=len(top) + 1)
+        top = base.path.rstrip(b"/")
+        for match in pivot_matches(tree, base, path, selection.pivot, wildcard=selection.wildcard):
+            relative = os.fsdecode(match.path[len(top) + 1 :])
+            hidden = rules is not None and bool(relative) and rules.excluded(relative)
+            if hidden and not (match.is_dir and rules is not None and rules.may_descend(relative)):
+                continue
+            yield from _above(tree, match.path, len(top) + 1)
+            yield match.path, match
+            if match.is_dir:
+                yield from walk_below(tree, match, match.path, rules, skip=len(top) + 1)
 
 
-def parents_matches(
-    tree: Tree, source: str, pivot: str, *, wildcard: bool
-) -> Iterator[tuple[Node, Node]]:
-    """What `COPY --parents` takes: pairs of a pivot directory and an entry below it.
+def pivots(tree: Tree, pivot: str) -> Iterator[Node]:
+    """What `COPY --parents` takes paths below: the root, or what stands before `/./`.
+
+    A link among them is meant to be followed. Raises CopyError for a literal path not there.
+    """
+    path = os.fsencode(clean_path(pivot))
+    if _WILDCARD.search(path):
+        yield from match_pattern(tree, path)
+    else:
+        yield _literal(tree, os.fsdecode(path), follow=False)
+
+
+def pivot_matches(
+    tree: Tree, base: Node, source: str, pivot: str, *, wildcard: bool
+) -> Iterator[Node]:
+    """What `COPY --parents` takes below one of its pivots.
 
     Raises CopyError for a literal path that is not there.
     """
-    above = clean_path(pivot)
+    above = os.fsencode(clean_path(pivot))
     whole = os.fsencode(clean_path(source))
-    inside = above != b"/" and whole.startswith(above + b"/")
-    below = whole[len(above) :] if inside else whole
-    if not wildcard:
-        base = _literal(tree, os.fsdecode(above), follow=True)
-        path = os.fsdecode(base.path.rstrip(b"/") + below)
-        yield base, _literal(tree, path, follow=False)
-        return
-    for base in match_pattern(tree, above):
-        for node in match_pattern(tree, base.path.rstrip(b"/") + below, deep=True):
-            yield base, node
+    inside = above != b"/" and (whole + b"/").startswith(above + b"/")
+    below = base.path.rstrip(b"/") + (whole[len(above) :] if inside else whole)
+    if wildcard:
+        yield from match_pattern(tree, below, deep=True)
+    else:
+        yield _literal(tree, os.fsdecode(below) or "/", follow=False)
 
 
 def exclusion(patterns: tuple[str, ...]) -> _Rules | None:
@@ -246,6 +261,8 @@ def match_pattern(tree: Tree, pattern: bytes, *, deep: bool = False) -> Iterator
     A symbolic link is followed where the pattern has a plain name, not where it has a wildcard.
     """
     parts = [part for part in pattern.split(b"/") if part]
+    if deep:  # one `**` says as much as several, and costs less
+        parts = [part for part, after in pairwise([*parts, b""]) if part != after or part != b"**"]
     seen: set[bytes] = set()
     for node in _match_below(tree, tree.root(), parts, deep=deep):
         if node.path not in seen:

@@ -112,11 +112,11 @@ def _expanded_document(document: Heredoc, expander: Expander) -> Heredoc:
 
 # ------------------------------------------------------------------ values
 def parse_owner(text: str) -> Owner | None:
-    """`user[:group]` as an Owner; None for an empty text."""
+    """`user[:group]` as an Owner; None for an empty text. Nothing behind a colon is group 0."""
     if not text:
         return None
-    user, _, group = text.partition(":")
-    return Owner(user=user, group=group)
+    user, colon, group = text.partition(":")
+    return Owner(user=user, group=group or ("0" if colon else ""))
 
 
 def check_mode(text: str, span: Span) -> str | None:

@@ -90,14 +90,14 @@ class CopyTotals:
     warnings: dict[str, None] = field(default_factory=dict)
 
 
-class _Target:
-    """A directory to copy into, made when the first thing lands in it."""
+class Target:
+    """A directory to copy into, made when the first thing lands in it, with those above it."""
 
     __slots__ = ("directory", "name", "node", "parent", "previous")
 
     def __init__(
         self,
-        parent: _Target | None,
+        parent: Target | None,
         name: bytes,
         node: Node,
         directory: UpperDirectory | None = None,
@@ -136,29 +136,34 @@ class TreeCopier:
     # -------------------------------------------------------------- directories
     def copy_contents(self, node: Node, directory: UpperDirectory) -> None:
         """Everything in a directory into an existing one."""
-        top = _Target(None, b"", node, directory, self._previous_path(directory.path))
-        self._run(top, "")
+        self._run(self.into(node, directory), "")
 
-    def copy_directory(self, node: Node, parent: UpperDirectory, name: bytes, path: str) -> None:
-        """A directory with its attributes and all below; `path` is what rules know it by."""
-        before = _Target(None, b"", node, parent, self._previous_path(parent.path))
-        target = _Target(before, name, node)
-        self._make(target, full=True)
+    def into(self, node: Node, directory: UpperDirectory) -> Target:
+        """A directory to copy into that is there."""
+        return Target(None, b"", node, directory, self._previous_path(directory.path))
+
+    def copy_below(self, node: Node, parent: Target, name: bytes, path: str) -> None:
+        """An entry, with all below it, under a name; `path` is what rules know it by.
+
+        A directory that the rules exclude is made if they let something through below it.
+        """
+        if not node.is_dir:
+            self._entry(node, parent, name)
+            return
+        target = Target(parent, name, node)
+        rules = self._settings.rules
+        if rules is None or not path or not rules.excluded(path):
+            self._make(target, full=True)
         self._run(target, path + "/")
 
-    def make_parent(self, node: Node, parent: UpperDirectory, name: bytes) -> UpperDirectory:
-        """A directory above something copied by `--parents`."""
-        target = _Target(_Target(None, b"", node, parent), name, node)
-        return self._make(target, full=False)
-
-    def _run(self, top: _Target, prefix: str) -> None:
+    def _run(self, top: Target, prefix: str) -> None:
         rules = self._settings.rules
         stack = [(top, prefix)]
         while stack:
             target, prefix = stack.pop()
             if self._cancelled is not None and self._cancelled.is_set():
                 raise BuildCancelled("the build was cancelled")
-            below: list[tuple[_Target, str]] = []
+            below: list[tuple[Target, str]] = []
             for name, child in self._tree.children(target.node):
                 hidden = False
                 path = ""
@@ -170,13 +175,13 @@ class TreeCopier:
                 if not child.is_dir:
                     self._entry(child, target, name)
                     continue
-                inner = _Target(target, name, child)
+                inner = Target(target, name, child)
                 if not hidden:
                     self._make(inner, full=True)
                 below.append((inner, path + "/"))
             stack.extend(reversed(below))
 
-    def _make(self, target: _Target, *, full: bool = False) -> UpperDirectory:
+    def _make(self, target: Target, *, full: bool = False) -> UpperDirectory:
         """The directory of a target; `full` gives an existing one all of the attributes."""
         if target.directory is not None:
             return target.directory
@@ -204,9 +209,9 @@ class TreeCopier:
     def copy_entry(self, node: Node, directory: UpperDirectory, name: bytes) -> None:
         """Anything but a directory, under a name."""
         previous = self._previous_path(directory.path)
-        self._entry(node, _Target(None, b"", node, directory, previous), name)
+        self._entry(node, Target(None, b"", node, directory, previous), name)
 
-    def _entry(self, node: Node, target: _Target, name: bytes) -> None:
+    def _entry(self, node: Node, target: Target, name: bytes) -> None:
         directory = target.directory or self._make(target)
         first = None
         key = None
@@ -223,7 +228,7 @@ class TreeCopier:
             self._links[key] = directory.real + b"/" + name
         self._totals.files += 1
 
-    def _file(self, node: Node, target: _Target, directory: UpperDirectory, name: bytes) -> None:
+    def _file(self, node: Node, target: Target, directory: UpperDirectory, name: bytes) -> None:
         self._totals.size += node.size
         previous = target.previous
         if previous is not None and self._link_known(node, previous, directory, name):

@@ -13,7 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import assert_never
 
-from buildkit_py.cache.contenthash import exclusion, match_pattern, not_found
+from buildkit_py.cache.contenthash import (
+    exclusion,
+    match_pattern,
+    not_found,
+    pivot_matches,
+    pivots,
+)
 from buildkit_py.errors import CopyError, CorruptArchive
 from buildkit_py.graph import CopyFiles, FileOp, MakeDirectory, MakeFile, Owner
 from buildkit_py.layers.attributes import Attributes
@@ -23,8 +29,14 @@ from buildkit_py.layers.tar_reader import TarLimits
 from buildkit_py.layers.tree import MergedTree, Node, Tree, clean_path
 from buildkit_py.layers.upper import UpperDirectory
 from buildkit_py.worker.copy_mode import parse_mode
-from buildkit_py.worker.copy_tree import CopySettings, CopyTotals, PreviousCopy, TreeCopier
-from buildkit_py.worker.owners import resolve_owner
+from buildkit_py.worker.copy_tree import (
+    CopySettings,
+    CopyTotals,
+    PreviousCopy,
+    Target,
+    TreeCopier,
+)
+from buildkit_py.worker.owners import refuse, resolve_owner
 
 _SECOND = 1_000_000_000
 
@@ -71,7 +83,7 @@ def run_file_op(op: FileOp, run: FileRun) -> FileResult:
             if isinstance(action, MakeDirectory):
                 _make_directory(action, writer, run, totals)
             elif isinstance(action, MakeFile):
-                _make_file(action, writer, run, totals)
+                _make_file(action, writer, run)
                 totals.files += 1
             elif isinstance(action, CopyFiles):
                 _Copy(action, writer, run, totals).run()
@@ -87,12 +99,8 @@ def run_file_op(op: FileOp, run: FileRun) -> FileResult:
     )
 
 
-def _owner_ids(
-    owner: Owner | None, writer: TreeWriter, totals: CopyTotals
-) -> tuple[int, int] | None:
-    if owner is None:
-        return None
-    return resolve_owner(owner, writer.tree, totals.warnings.setdefault)
+def _owner_ids(owner: Owner | None, writer: TreeWriter) -> tuple[int, int] | None:
+    return None if owner is None else resolve_owner(owner, writer.tree, refuse)
 
 
 def _time(mtime: int | None, run: FileRun) -> int:
@@ -102,7 +110,13 @@ def _time(mtime: int | None, run: FileRun) -> int:
 def _make_directory(
     action: MakeDirectory, writer: TreeWriter, run: FileRun, totals: CopyTotals
 ) -> None:
-    owner = _owner_ids(action.owner, writer, totals)
+    owner = None
+    if action.owner is not None:  # by USER, which is never checked: BuildKit builds these as well
+        owner = resolve_owner(
+            action.owner,
+            writer.tree,
+            lambda lack: totals.warnings.setdefault(f"{lack}: root is used instead"),
+        )
     uid, gid = owner or (0, 0)
     wanted = Attributes(
         mode=action.mode & 0o777, uid=uid, gid=gid, mtime_ns=_time(action.mtime, run)
@@ -113,9 +127,9 @@ def _make_directory(
     writer.make_directories(path, wanted, born_here=True, owned=owner is not None)
 
 
-def _make_file(action: MakeFile, writer: TreeWriter, run: FileRun, totals: CopyTotals) -> None:
+def _make_file(action: MakeFile, writer: TreeWriter, run: FileRun) -> None:
     mode = None if action.mode is None else parse_mode(action.mode)
-    owner = _owner_ids(action.owner, writer, totals)
+    owner = _owner_ids(action.owner, writer)
     settings = CopySettings(owner=owner, mode=mode, mtime_ns=_time(action.mtime, run))
     ends_in_slash = action.destination.endswith("/") or action.destination.endswith("/.")
     destination = _Destination(writer, action.destination, ends_in_slash, settings)
@@ -174,7 +188,7 @@ class _Copy:
         self._run = run
         self._totals = totals
         self._tree: Tree = run.inputs[action.input] or MergedTree(())
-        owner = _owner_ids(action.owner, writer, totals)
+        owner = _owner_ids(action.owner, writer)
         if owner is None and not action.keep_owner:
             owner = (0, 0)
         self._owner = None if action.owner is None else owner
@@ -278,56 +292,59 @@ class _Copy:
 
     # -------------------------------------------------------------- --parents
     def _with_parents(self) -> None:
-        """Copy matches with the directories above them, up to the pivot."""
-        action, tree = self._action, self._tree
-        pivot = clean_path(action.parents_pivot)
-        source = os.fsencode(clean_path(action.source))
-        below = (
-            source
-            if pivot == b"/" or not source.startswith(pivot + b"/")
-            else (source[len(pivot) :])
-        )
-        if not action.wildcard:
-            base = self._exists(tree.lookup(pivot), os.fsdecode(pivot))
-            inside = base.path.rstrip(b"/") + below
-            matches = [
-                (base, self._exists(tree.lookup(inside, follow=False), os.fsdecode(inside)))
-            ]
-        else:
-            matches = []
-            for base in match_pattern(tree, pivot):
-                top = base.path.rstrip(b"/")
-                matches += [(base, node) for node in match_pattern(tree, top + below, deep=True)]
-        done: set[bytes] = set()
+        """Copy what matches below each pivot, with the directories between the two."""
         copier = self._copier()  # one for all: hard links hold between matches
-        for base, node in matches:
-            if not any(node.path.startswith(path + b"/") for path in done):
-                self._one_with_parents(base, node, copier)
-                if node.is_dir:
-                    done.add(node.path)
+        for found in pivots(self._tree, self._action.parents_pivot):
+            base = self._exists(self._tree.lookup(found.path), os.fsdecode(found.path))
+            if base.is_dir:
+                self._below_pivot(base, copier)
+            else:
+                self._one(found)  # nothing is below it: it is copied itself
 
-    def _one_with_parents(self, base: Node, node: Node, copier: TreeCopier) -> None:
-        relative = node.path[len(base.path.rstrip(b"/")) + 1 :]
-        rules = self._settings.rules
-        shown = os.fsdecode(relative)
-        hidden = rules is not None and bool(relative) and rules.excluded(shown)
-        if hidden and not (node.is_dir and rules is not None and rules.may_descend(shown)):
-            return
+    def _below_pivot(self, base: Node, copier: TreeCopier) -> None:
+        action = self._action
         destination = _Destination(
-            self._writer, self._action.destination, self._is_directory(), self._ways
+            self._writer, action.destination, self._is_directory(), self._ways
         )
-        directory, _ = destination.for_contents()
-        here = base.path.rstrip(b"/")
-        *above, last = relative.split(b"/")
-        for name in above:
-            here += b"/" + name
-            parent = self._tree.lookup(here)
-            if parent is None or not parent.is_dir:
-                raise not_found(self._tree, os.fsdecode(here))
-            directory = copier.make_parent(parent, directory, name)
-        if not last:
-            copier.copy_contents(node, directory)
-        elif node.is_dir:
-            copier.copy_directory(node, directory, last, shown)
-        else:
-            copier.copy_entry(node, directory, last)
+        directory, made = destination.for_contents()
+        top = base.path.rstrip(b"/")
+        places = {top: copier.into(base, directory)}
+        whole: set[bytes] = set()
+        for node in pivot_matches(
+            self._tree, base, action.source, action.parents_pivot, wildcard=action.wildcard
+        ):
+            if _is_below(node.path, whole):
+                continue
+            if node.is_dir:
+                whole.add(node.path)
+            if node.path == base.path:
+                copier.copy_contents(node, directory)
+            elif not self._left_out(node, node.path[len(top) + 1 :]):
+                parent_path, _, name = node.path.rpartition(b"/")
+                parent = self._place(parent_path, places)
+                copier.copy_below(node, parent, name, os.fsdecode(node.path[len(top) + 1 :]))
+        self._set_time(base, directory, made=made)
+
+    def _left_out(self, node: Node, relative: bytes) -> bool:
+        """Whether rules exclude a match, and everything below it."""
+        rules, shown = self._settings.rules, os.fsdecode(relative)
+        if rules is None or not rules.excluded(shown):
+            return False
+        return not (node.is_dir and rules.may_descend(shown))
+
+    def _place(self, path: bytes, places: dict[bytes, Target]) -> Target:
+        """Where a directory between pivot and matches goes to; made when it is needed."""
+        if path not in places:
+            above, _, name = path.rpartition(b"/")
+            node = self._exists(self._tree.lookup(path), os.fsdecode(path))
+            places[path] = Target(self._place(above, places), name, node)
+        return places[path]
+
+
+def _is_below(path: bytes, directories: set[bytes]) -> bool:
+    parent = path.rpartition(b"/")[0]
+    while parent:
+        if parent in directories:
+            return True
+        parent = parent.rpartition(b"/")[0]
+    return b"/" in directories and path != b"/"

@@ -1,6 +1,7 @@
 """`--chown`: names and numbers to ids, names by the passwd and group files of the destination.
 
-A name that is not there ends no build: it stands for root, which is worth a warning.
+`root` is 0 whatever those files say, and needs none. What to do about a name that is not there is
+for the caller to say: `--chown` refuses it, WORKDIR under such a USER makes root's directory.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ class Readable(Protocol):
 def resolve_owner(owner: Owner, tree: Readable, unknown: Callable[[str], None]) -> tuple[int, int]:
     """The uid and gid meant. A lone number stands for both; a lone name brings its group.
 
-    `unknown` is told of names that are not there: such a user is 0:0, and such a group leaves the
-    group as the user has it.
+    `unknown` is told of names that are not there; if it returns, such a user is 0:0, and such a
+    group leaves the group as the user has it.
     """
     uid = gid = 0
     if owner.user:
@@ -46,7 +47,7 @@ def _user(name: str, tree: Readable, unknown: Callable[[str], None]) -> tuple[in
     for fields in _lines(tree, "/etc/passwd"):
         if fields[0] == name and len(fields) > 3 and fields[2].isdigit() and fields[3].isdigit():
             return int(fields[2]), int(fields[3])
-    unknown(f'there is no user "{name}" in /etc/passwd of the image: 0:0 is used instead')
+    unknown(f'there is no user "{name}" in /etc/passwd of the image')
     return 0, 0
 
 
@@ -54,8 +55,17 @@ def _group(name: str, tree: Readable, otherwise: int, unknown: Callable[[str], N
     for fields in _lines(tree, "/etc/group"):
         if fields[0] == name and len(fields) > 2 and fields[2].isdigit():
             return int(fields[2])
-    unknown(f'there is no group "{name}" in /etc/group of the image: {otherwise} is used instead')
+    unknown(f'there is no group "{name}" in /etc/group of the image')
     return otherwise
+
+
+def refuse(lack: str) -> None:
+    """For names that have to be there. Raises CopyError."""
+    what = "group" if "no group" in lack else "user"
+    raise CopyError(
+        lack,
+        hint=f"make the {what} in an earlier step, or give its number, as in --chown=1000:1000",
+    )
 
 
 def _lines(tree: Readable, path: str) -> Iterator[list[str]]:
@@ -65,6 +75,8 @@ def _lines(tree: Readable, path: str) -> Iterator[list[str]]:
 
 
 def _number(text: str) -> int | None:
+    if text == "root":
+        return 0
     if not (text.isascii() and text.isdigit()):
         return None
     value = int(text)

@@ -57,14 +57,19 @@ def test_steps_that_change_nothing_have_an_empty_layer(pybuild: Pybuild, context
     ]
 
 
-def test_an_unknown_owner_builds_and_is_warned_of_once(pybuild: Pybuild, context: Context) -> None:
-    text = (
-        "FROM scratch\nUSER app\nWORKDIR /srv\nCOPY --chown=app a.txt /srv/\n"
-        "COPY --chown=app:staff a.txt /srv/b\n"
-    )
-    done = pybuild("build", "--progress=plain", context(text, {"a.txt": "1"}))
+def test_an_unknown_owner_is_an_error_at_its_line(pybuild: Pybuild, context: Context) -> None:
+    text = "FROM scratch\nUSER app\nWORKDIR /srv\nCOPY --chown=app a.txt /srv/\n"
+    done = pybuild("build", "--progress=plain", context(text, {"a.txt": "1"}), status=1)
+    assert "Dockerfile:4" in done.stderr
+    assert 'there is no user "app" in /etc/passwd of the image' in done.stderr.splitlines()[-1]
+
+
+def test_an_unknown_user_of_a_working_directory_is_warned_of(
+    pybuild: Pybuild, context: Context
+) -> None:
+    text = "FROM scratch\nUSER app\nWORKDIR /srv\nWORKDIR /srv/x\n"
+    done = pybuild("build", "--progress=plain", context(text, {}))
     assert done.stderr.count('there is no user "app" in /etc/passwd') == 1
-    assert done.stderr.count('there is no group "staff" in /etc/group') == 1
 
 
 @pytest.mark.requires("userns")

@@ -113,6 +113,7 @@ def test_the_json_form_takes_blanks() -> None:
         ("u:g", Owner(user="u", group="g")),
         (":g", Owner(user="", group="g")),
         ("1:2", Owner(user="1", group="2")),
+        ("u:", Owner(user="u", group="0")),  # as BuildKit reads it
     ],
 )
 def test_chown_names_user_and_group(flag: str, owner: Owner) -> None:

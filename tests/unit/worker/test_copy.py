@@ -330,14 +330,29 @@ def test_chown_names_come_from_the_destination(
         assert (found.st_uid, found.st_gid) == ids, path
 
 
-@pytest.mark.root
-def test_an_unknown_name_in_chown_stands_for_root_with_one_warning(build: Build) -> None:
+@pytest.mark.parametrize(
+    ("owner", "lack"),
+    [
+        (Owner(user="ghost"), 'no user "ghost" in /etc/passwd'),
+        (Owner(user="7", group="ghosts"), 'no group "ghosts" in /etc/group'),
+    ],
+)
+def test_an_unknown_name_in_chown_is_an_error(build: Build, owner: Owner, lack: str) -> None:
     make_tree(build.context, {"f": "1"})
-    first = copy("/f", "/f", owner=Owner(user="ghost"))
-    done = build.run(first, copy("/f", "/g", owner=Owner(user="ghost")))
+    heredoc = MakeFile(destination="/g", name="g", content="2", owner=owner)
+    for action in (copy("/f", "/f", owner=owner), heredoc):
+        with pytest.raises(CopyError, match=lack) as error:
+            build.run(action)
+        assert "--chown=1000:1000" in (error.value.hint or "")
+
+
+@pytest.mark.root
+def test_an_unknown_user_makes_a_working_directory_of_root_with_one_warning(build: Build) -> None:
+    ghost = Owner(user="ghost")
+    done = build.run(MakeDirectory(path="/a", owner=ghost), MakeDirectory(path="/b", owner=ghost))
     assert len(done.warnings) == 1
     assert 'no user "ghost"' in done.warnings[0]
-    assert (build.stat("/g").st_uid, build.stat("/g").st_gid) == (0, 0)
+    assert (build.stat("/b").st_uid, build.stat("/b").st_gid) == (0, 0)
 
 
 def entries(upper: Path) -> list[str]:
@@ -484,6 +499,48 @@ def test_parents_requires_a_literal_path_but_not_a_match(build: Build) -> None:
     build.copy("/a/*.none", "/out/", parents=True)
     with pytest.raises(CopyError, match="not found"):
         build.copy("/a/none", "/out/", parents=True)
+
+
+def test_parents_makes_the_destination_without_a_match(build: Build) -> None:
+    make_tree(build.context, {"a/f": "1"})
+    build.copy("/a/*.none", "/out/", parents=True)
+    assert build.stat("/out").st_mode == stat.S_IFDIR | 0o755
+
+
+@pytest.mark.parametrize("source", ["/none/*.c", "/none/f", "/none/**/f"])
+def test_parents_requires_a_literal_pivot(build: Build, source: str) -> None:
+    make_tree(build.context, {"a/f": "1"})
+    with pytest.raises(CopyError, match='"/none": not found'):
+        build.copy(source, "/out/", parents=True, parents_pivot="/none")
+
+
+def test_parents_below_a_pattern_of_pivots(build: Build) -> None:
+    make_tree(build.context, {"a1/d/f": "1", "a2/d/g": "2", "a3": "3", "b/d/h": "4"})
+    build.copy("/a*/d", "/out/", parents=True, parents_pivot="/a*")
+    assert build.files() == {"/out/d/f": "1", "/out/d/g": "2", "/out/a3": "3"}
+
+
+def test_parents_at_its_pivot_copies_the_contents(build: Build) -> None:
+    make_tree(build.context, {"a/f": "1", "g": "2"})
+    build.copy("/a", "/out/", parents=True, parents_pivot="/a")
+    build.copy("/g", "/out/", parents=True, parents_pivot="/g")
+    assert build.files() == {"/out/f": "1", "/out/g": "2"}
+
+
+def test_parents_changes_the_mode_of_a_directory_once(build: Build) -> None:
+    make_tree(build.context, {"a/": With(None, mode=0o750), "a/x.go": "1", "a/y.go": "2"})
+    build.copy("/**/*.go", "/out/", parents=True, mode="u=rwx,go=")
+    assert stat.S_IMODE(build.stat("/out/a").st_mode) == 0o700
+
+
+def test_parents_makes_no_directory_that_is_excluded_with_all_below_it(build: Build) -> None:
+    make_tree(build.context, {"a/b/f": "1", "a/keep": "2", "c/d/g": "3"})
+    build.copy("/a", "/out/", parents=True, exclude=("a", "!a/none"))
+    build.copy("/c/*", "/out/", parents=True, exclude=("c", "!**/none"))
+    build.copy("/a", "/some/", parents=True, exclude=("a", "!a/keep"))
+    assert build.files() == {"/some/a/keep": "2"}
+    assert not (build.upper / "out/a").exists()
+    assert not (build.upper / "out/c").exists()
 
 
 # ------------------------------------------------------------------ MakeDirectory, MakeFile

@@ -31,6 +31,7 @@ def tree(tmp_path: Path) -> MergedTree:
         (Owner(user="55"), (55, 55)),  # a number is an id, whatever the names
         (Owner(user="3000000000", group="staff"), (3_000_000_000, 50)),
         (Owner(user="", group="9"), (0, 9)),
+        (Owner(user="root", group="root"), (0, 0)),  # in every image, whatever its files say
     ],
 )
 def test_owners(tree: MergedTree, owner: Owner, ids: tuple[int, int]) -> None:
@@ -47,7 +48,7 @@ def test_owners(tree: MergedTree, owner: Owner, ids: tuple[int, int]) -> None:
         (Owner(user="-1"), (0, 0), 'no user "-1"'),
     ],
 )
-def test_names_that_are_not_there_stand_for_root_and_are_told_of(
+def test_names_that_are_not_there_are_told_of_and_stand_for_root(
     tree: MergedTree, owner: Owner, ids: tuple[int, int], name: str
 ) -> None:
     told: list[str] = []
