@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from buildkit_py.engine.aftermath import keep_steps, step_sizes, write_result_files
 from buildkit_py.engine.compile import Compiled, compile_build
+from buildkit_py.engine.forwarding import Forwarder, open_forwarder
 from buildkit_py.engine.inputs import BuildInputs, directory_matcher, open_inputs
 from buildkit_py.engine.options import build_options
 from buildkit_py.engine.outputs import Outputs, export_all
@@ -192,6 +193,7 @@ class _Build:
             self.emit(warning)
         self._open_contexts(compiled, inputs, shop)
         tracker = self._tracker(compiled)
+        forwarder = open_forwarder(outputs, self.request, compiled, self.env)
         graph = BuildGraph(roots=self._roots(compiled))
         shop.graph = graph
         self.emit(
@@ -210,7 +212,8 @@ class _Build:
             from buildkit_py.engine.remote_cache import fill_mounts  # noqa: PLC0415
 
             fill_mounts(shop, graph)
-        solution = self._solve(graph, tracker, shop)
+        with forwarder:
+            solution = self._solve(graph, tracker, shop, forwarder)
         self.tops = tuple(
             None if image.root is None else solution[image.root.digest].snapshot
             for image in compiled.images
@@ -287,7 +290,9 @@ class _Build:
         found = self.store.snapshots.find(snapshot)
         return None if found is None else found.parent
 
-    def _solve(self, graph: BuildGraph, tracker: StepTracker, shop: Workshop) -> Solution:
+    def _solve(
+        self, graph: BuildGraph, tracker: StepTracker, shop: Workshop, forwarder: Forwarder
+    ) -> Solution:
         def observe(vertex: Vertex, result: Result, outcome: Outcome) -> None:
             now = self.clock()
             tracker.vertex_done(
@@ -299,6 +304,7 @@ class _Build:
                     completed=now,
                 ),
             )
+            forwarder.made(vertex, result.snapshot)
 
         solver = shop.solver(observe)
         try:

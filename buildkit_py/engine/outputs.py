@@ -11,6 +11,7 @@ from buildkit_py.digest import Digest, digest_of
 from buildkit_py.engine.attestations import asked, attest
 from buildkit_py.errors import UsageError
 from buildkit_py.exporters import OutputSpec, open_exporter, parse_output
+from buildkit_py.exporters.ahead import check_output
 from buildkit_py.exporters.base import BuiltImage, ExportRequest, ExportResult
 from buildkit_py.oci.reference import parse_reference
 from buildkit_py.progress.events import (
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from buildkit_py.engine.request import BuildRequest
     from buildkit_py.solver.solution import Solution
 
+_DELETE = "buildx.local.delete"
 _NAMES = {
     "image": "exporting to image",
     "registry": "exporting to image",
@@ -81,6 +83,24 @@ def _pushing(spec: OutputSpec) -> OutputSpec:
     if spec.kind != "image":
         return spec
     return replace(spec, attributes={**spec.attributes, "push": "true"})
+
+
+def check_outputs(
+    outputs: Outputs, request: BuildRequest, compiled: Compiled, env: BuildEnvironment
+) -> None:
+    """Refuse what would fail once everything is built. Raises UsageError."""
+    wanted = export_request(outputs, request, (), compiled, env)
+    for spec in outputs.specs:
+        check_output(spec, wanted)
+        if spec.attributes.get("mode") != "delete" or _DELETE in request.allow:
+            continue
+        place = (env.directory / (spec.destination or ".")).resolve()
+        if env.directory.resolve() not in place.parents:
+            raise UsageError(
+                f"mode=delete would remove files of {place}, which is not below the working"
+                " directory",
+                hint=f"--allow {_DELETE}, if that is meant",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +181,28 @@ def _extra(
     return inline_cache(request, solution, snapshot, env)
 
 
+def export_request(
+    outputs: Outputs,
+    request: BuildRequest,
+    images: tuple[BuiltImage, ...],
+    compiled: Compiled,
+    env: BuildEnvironment,
+) -> ExportRequest:
+    """What every exporter is given."""
+    epochs = [image.epoch for image in compiled.images if image.epoch is not None]
+    return ExportRequest(
+        images=images,
+        names=outputs.names,
+        epoch=epochs[0] if epochs else None,
+        annotations=request.annotations,
+        directory=env.directory,
+        stdout=env.stdout if env.stdout is not None else sys.stdout.buffer,
+        multi_platform=compiled.plans[0].options.multi_platform,
+        environment=env.environment,
+        insecure_registries=request.insecure_registries,
+    )
+
+
 def _export(
     spec: OutputSpec,
     outputs: Outputs,
@@ -187,22 +229,10 @@ def _export(
             )
         )
 
-    epochs = [image.epoch for image in compiled.images if image.epoch is not None]
     exporter = open_exporter(spec, env.store)
     try:
         result = exporter.export(
-            ExportRequest(
-                images=images,
-                names=outputs.names,
-                epoch=epochs[0] if epochs else None,
-                annotations=request.annotations,
-                directory=env.directory,
-                stdout=env.stdout if env.stdout is not None else sys.stdout.buffer,
-                multi_platform=compiled.plans[0].options.multi_platform,
-                report=report,
-                environment=env.environment,
-                insecure_registries=request.insecure_registries,
-            )
+            replace(export_request(outputs, request, images, compiled, env), report=report)
         )
     except BaseException as error:
         emit(VertexCompleted(vertex=vertex, name=name, time=env.clock(), error=str(error)))

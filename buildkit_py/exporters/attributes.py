@@ -24,6 +24,8 @@ _ANNOTATION_FLAG = re.compile(
     r"(?:(?P<kinds>[a-z-]+(?:\[[^\]]*\])?(?:,[a-z-]+(?:\[[^\]]*\])?)*):)?(?P<key>[^=]+)=(?P<value>.*)\Z",
     re.DOTALL,
 )
+_GENERATIONS = ("10", "20", "30")
+_CURRENT = 30  # before it, docker's media types were the default but for images with attestations
 _KINDS = frozenset(("manifest", "index", "manifest-descriptor", "index-descriptor"))
 
 
@@ -65,11 +67,14 @@ def image_options(
         raise UsageError(
             f"unsupported compression type {kind}", hint="uncompressed, gzip, estargz or zstd"
         )
-    oci_types = flag(attributes, "oci-mediatypes", default=True)
-    if kind == "zstd" and not oci_types:
+    only_oci = kind in {"zstd", "estargz"}
+    modern = _compatibility(attributes) >= _CURRENT
+    attested = any(image.attestations for image in request.images)
+    oci_types = flag(attributes, "oci-mediatypes", default=modern or attested or only_oci)
+    if only_oci and not oci_types:
         raise UsageError(
-            "compression=zstd conflicts with oci-mediatypes=false",
-            hint="docker's media types have no name for zstd",
+            f"compression={kind} conflicts with oci-mediatypes=false",
+            hint=f"docker's media types cannot express {kind}",
         )
     epoch = _epoch(attributes, request)
     clamp = None
@@ -85,12 +90,12 @@ def image_options(
     return ImageOptions(
         variant=Variant(
             compression=kind,
-            level=_level(attributes),
+            level=_level(attributes, kind),
             force=flag(attributes, "force-compression"),
             clamp_mtime=clamp,
         ),
         oci_types=oci_types,
-        oci_artifact=flag(attributes, "oci-artifact", default=True),
+        oci_artifact=flag(attributes, "oci-artifact", default=modern),
         epoch=epoch,
         annotations=parse_annotations(attributes, request.annotations),
         names=image_names(attributes, request.names),
@@ -103,11 +108,17 @@ def _refuse(attributes: Mapping[str, str]) -> None:
         raise UsageError(
             "prefer-nondist-layers is not supported: every layer is written as a distributable one"
         )
-    if attributes.get("compatibility-version"):
+
+
+def _compatibility(attributes: Mapping[str, str]) -> int:
+    """The generation of BuildKit whose defaults for media types are wanted."""
+    text = attributes.get("compatibility-version", str(_CURRENT))
+    if text not in _GENERATIONS:
         raise UsageError(
-            "compatibility-version is not supported: images have the current form",
-            hint="leave it away",
+            f'invalid value "{text}" for compatibility-version',
+            hint=f"one of {', '.join(_GENERATIONS)}",
         )
+    return int(text)
 
 
 def flag(attributes: Mapping[str, str], key: str, *, default: bool = False) -> bool:
@@ -122,13 +133,15 @@ def flag(attributes: Mapping[str, str], key: str, *, default: bool = False) -> b
     raise UsageError(f'invalid value "{value}" for {key}: not a boolean')
 
 
-def _level(attributes: Mapping[str, str]) -> int | None:
+def _level(attributes: Mapping[str, str], kind: str) -> int | None:
     text = attributes.get("compression-level")
     if text is None:
         return None
     if not text.isdigit():
         raise UsageError(f'invalid value "{text}" for compression-level: not a number')
-    return int(text)
+    from buildkit_py.layers.compression import Compression  # noqa: PLC0415  (seldom needed)
+
+    return Compression(kind=kind, level=int(text)).level
 
 
 def _epoch(attributes: Mapping[str, str], request: ExportRequest) -> int | None:

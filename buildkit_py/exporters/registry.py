@@ -20,6 +20,7 @@ from buildkit_py.oci.reference import Reference, parse_reference
 
 if TYPE_CHECKING:
     from buildkit_py.exporters import OutputSpec
+    from buildkit_py.exporters.attributes import ImageOptions
     from buildkit_py.exporters.base import Report
     from buildkit_py.registry.client import RegistryClient
     from buildkit_py.registry.transfer import Progress, PushBlob, TransferStatus
@@ -39,16 +40,11 @@ class RegistryExporter:
 
     def export(self, request: ExportRequest) -> ExportResult:
         """Push the images of all platforms under every name. Raises RegistryError and kin."""
-        from buildkit_py.registry import open_client  # noqa: PLC0415
-
         attributes = self._spec.attributes
         options = image_options(attributes, request)
         if not options.names:
             raise UsageError("tag is needed when pushing to registry", hint="give a name by -t")
-        insecure = list(request.insecure_registries)
-        if flag(attributes, "registry.insecure"):
-            insecure += [name.domain for name in options.names]
-        client = open_client(request.environment, insecure=insecure)
+        client = open_target(self._spec, request, options)
         snapshots = [
             item.id
             for image in request.images
@@ -95,6 +91,16 @@ class RegistryExporter:
                 (assembly.descriptor, image.exported.manifest),
                 image.exported.config,
             )
+
+
+def open_target(spec: OutputSpec, request: ExportRequest, options: ImageOptions) -> RegistryClient:
+    """A client for the registries that an output names."""
+    from buildkit_py.registry import open_client  # noqa: PLC0415
+
+    insecure = list(request.insecure_registries)
+    if flag(spec.attributes, "registry.insecure"):
+        insecure += [name.domain for name in options.names]
+    return open_client(request.environment, insecure=insecure)
 
 
 def push_document(

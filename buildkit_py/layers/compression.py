@@ -18,7 +18,7 @@ from buildkit_py.layers.tar import Sink
 from buildkit_py.layers.tar_reader import Source
 
 KINDS = ("uncompressed", "gzip", "estargz", "zstd")
-_LEVELS = {"gzip": (0, 9), "estargz": (0, 9), "zstd": (0, 22), "uncompressed": (0, 0)}
+_LEVELS = {"gzip": (0, 9), "estargz": (0, 9), "zstd": (0, 22), "uncompressed": (0, 22)}
 _CHUNK = 1 << 18
 _CODECS = frozenset(("zlib", "lzma", "_lzma", "isal", "igzip_lib"))
 _HEAD = 512

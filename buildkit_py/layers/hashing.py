@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import queue
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -106,3 +107,17 @@ class HashingSource:
     def digest(self) -> Digest:
         """The digest of all bytes so far."""
         return Digest("sha256:" + self._hash.hexdigest())
+
+
+class WatchedSink:
+    """A sink that calls `watch` before each piece; what it raises ends the writing."""
+
+    def __init__(self, out: Sink, watch: Callable[[], None]) -> None:
+        self._out = out
+        self._watch = watch
+
+    def write(self, data: bytes, /) -> int:
+        """Take all of the bytes."""
+        self._watch()
+        self._out.write(data)
+        return len(data)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from buildkit_py.digest import Digest
 from buildkit_py.errors import BlobNotFound, DigestMismatch, StoreError
-from buildkit_py.layers.hashing import HashingSource
+from buildkit_py.layers.hashing import HashingSource, WatchedSink
 from buildkit_py.oci.descriptor import (
     Descriptor,
     MediaType,
@@ -277,7 +277,9 @@ class LayerStore:
             raise DigestMismatch(f"layer {layer.blob.digest} is damaged: its contents differ")
         return source.digest, source.size
 
-    def blob(self, layer: Layer, variant: Variant) -> LayerBlob:
+    def blob(
+        self, layer: Layer, variant: Variant, watch: Callable[[], None] | None = None
+    ) -> LayerBlob:
         """Descriptor and diff_id in a given form; makes the compressed blob if need be."""
         if layer.blob is not None and not variant.force:
             assert layer.diff_id is not None
@@ -295,7 +297,7 @@ class LayerStore:
             stored = self._stored(layer, variant)
             if stored is not None and self._content.has(stored.descriptor.digest):
                 return stored
-            return self._make_blob(layer, variant)
+            return self._make_blob(layer, variant, watch)
 
     def _stored(self, layer: Layer, variant: Variant) -> LayerBlob | None:
         with self._db.explained():
@@ -312,13 +314,16 @@ class LayerStore:
         descriptor = descriptor_from_json(json.loads(row["descriptor"]))
         return LayerBlob(descriptor=descriptor, diff_id=Digest(row["diff_id"]))
 
-    def _make_blob(self, layer: Layer, variant: Variant) -> LayerBlob:
+    def _make_blob(
+        self, layer: Layer, variant: Variant, watch: Callable[[], None] | None
+    ) -> LayerBlob:
         from buildkit_py.layers.compression import Compression, open_compressor  # noqa: PLC0415
 
         with self._content.writer() as writer:
             compression = Compression(kind=variant.compression, level=variant.level)
             with open_compressor(writer, compression) as compressor:
-                tar = self._write_tar(layer, compressor, variant.clamp_mtime)
+                out = compressor if watch is None else WatchedSink(compressor, watch)
+                tar = self._write_tar(layer, out, variant.clamp_mtime)
             annotations = getattr(compressor, "annotations", {})
             made = writer.commit(media_type=_MEDIA_TYPES[variant.compression])
         if variant.clamp_mtime is None:

@@ -319,13 +319,19 @@ class SnapshotStore:
         """Have the bytes of what `layer` gave in the content store."""
         self.layers.ensure_blob(_layer(self.get(snapshot)), blob)
 
-    def layer(self, snapshot: int, variant: Variant | None = None) -> LayerBlob:
+    def layer(
+        self,
+        snapshot: int,
+        variant: Variant | None = None,
+        watch: Callable[[], None] | None = None,
+    ) -> LayerBlob:
         """Descriptor and diff_id of the top layer in a given form.
 
         A layer that came from outside stays as it came, and is not fetched, unless the variant
-        forces another form. A layer made here is compressed, once for each variant.
+        forces another form. A layer made here is compressed, once for each variant; `watch` is
+        called meanwhile and may raise to end that.
         """
-        return self.layers.blob(_layer(self.get(snapshot)), variant or Variant())
+        return self.layers.blob(_layer(self.get(snapshot)), variant or Variant(), watch)
 
     def copy_blob(self, snapshot: int, blob: LayerBlob, out: Sink) -> None:
         """Write the bytes of what `layer` gave, verified."""

@@ -197,3 +197,42 @@ def test_closing_the_output_early_is_no_traceback(pybuild: Pybuild, context: Con
     build.stderr.close()
     build.wait(timeout=20)
     assert errors == b""
+
+
+@pytest.mark.parametrize(
+    ("attribute", "said"),
+    [
+        ("compression-level=99", "compression level of gzip must be in 0-9"),
+        ("compression=brotli", "unsupported compression type brotli"),
+        ("rewrite-timestamp=true", "rewrite-timestamp needs a SOURCE_DATE_EPOCH"),
+    ],
+)
+def test_attributes_of_outputs_are_looked_at_before_anything_is_built(
+    pybuild: Pybuild, context: Callable[..., Path], attribute: str, said: str
+) -> None:
+    folder = context("FROM scratch\nCOPY absent /\n")
+    done = pybuild("build", "-o", f"type=oci,dest=out.tar,{attribute}", folder, status=2)
+    assert said in done.stderr
+    assert "absent" not in done.stderr.replace("COPY absent", "")
+
+
+def test_only_what_lies_below_the_working_directory_is_cleared_without_being_allowed(
+    pybuild: Pybuild, context: Callable[..., Path]
+) -> None:
+    folder = context("FROM scratch\nCOPY a /\n", {"a": "a"})
+    inside, outside = pybuild.directory / "here" / "out", pybuild.directory / "out"
+    for place in (inside, outside):
+        place.mkdir(parents=True)
+        (place / "old").touch()
+    work = inside.parent
+
+    def build(dest: str, *words: str, status: int = 0) -> str:
+        output = f"type=local,dest={dest},mode=delete"
+        return pybuild("build", "-o", output, *words, folder, cwd=work, status=status).stderr
+
+    build("out")
+    assert "not below the working directory" in build("../out", status=2)
+    assert sorted(os.listdir(inside)) == ["a"]
+    assert sorted(os.listdir(outside)) == ["old"]
+    build("../out", "--allow", "buildx.local.delete")
+    assert sorted(os.listdir(outside)) == ["a"]

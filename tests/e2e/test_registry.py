@@ -282,3 +282,49 @@ def test_search_lists_repositories_and_tags(pybuild: Pybuild, registry: RealRegi
     assert f"{registry.host}/team/out" in pybuild("search", f"{registry.host}/out").stdout
     lines = pybuild("search", "--list-tags", f"{registry.host}/team/out").stdout.splitlines()
     assert [line.split()[-1] for line in lines] == ["TAG", "1", "2"]
+
+
+@pytest.mark.requires("root", "overlay", "namespaces")
+@pytest.mark.parametrize("secret", [False, True])
+def test_layers_are_sent_while_later_steps_run_unless_secrets_are_to_be_searched_first(
+    pybuild: Pybuild,
+    registry: RealRegistry,
+    context: Callable[..., Path],
+    tiny_tar: bytes,
+    secret: bool,
+) -> None:
+    pybuild("import", "-", "shell:1", stdin=tiny_tar)
+    wait = "RUN --mount=type=bind,target=/c until test -e /c/go; do sleep 0.1; done; echo > /late"
+    folder = context(f"FROM shell:1\nCOPY first /\n{wait}\n", {"first": "1", ".env": "pw=hidden"})
+    words = ["--secret", f"id=pw,src={folder}/.env"] if secret else []
+    process = subprocess.Popen(
+        pybuild.command("build", "--push", *words, "-t", f"{registry.host}/ahead:1", folder),
+        env=pybuild.variables(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    said: list[str] = []
+    reached = threading.Event()
+
+    def read() -> None:
+        assert process.stderr is not None
+        for line in process.stderr:
+            said.append(line)
+            if "RUN --mount" in line:
+                reached.set()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with process:
+        assert reached.wait(60), said
+        for _ in range(30 if secret else 600):
+            sent = list((registry.folder / "data").rglob("ahead/_layers/sha256/*/link"))
+            if len(sent) >= 2:
+                break
+            threading.Event().wait(0.1)
+        (folder / "go").touch()
+        reader.join()
+    assert process.returncode == 0, "".join(said)
+    assert bool(sent) is not secret
+    assert len(inspect(registry, "ahead:1")["Layers"]) == 3

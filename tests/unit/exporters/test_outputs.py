@@ -63,6 +63,8 @@ def test_wrong_outputs_are_usage_errors(text: str, message: str) -> None:
         ("type=oci,dest=x,compression-level=77", "level of gzip"),
         ("type=oci,dest=x,oci-mediatypes=maybe", "not a boolean"),
         ("type=oci,dest=x,oci-mediatypes=false,compression=zstd", "conflicts"),
+        ("type=oci,dest=x,oci-mediatypes=false,compression=estargz", "conflicts"),
+        ("type=oci,dest=x,compatibility-version=31", "compatibility-version"),
         ("type=image,rewrite-timestamp=true,unpack=true", "conflicts with"),
         ("type=local,dest=x,mode=move", "invalid mode"),
         ("type=oci,dest=x,annotation-oops.a=b", "unknown annotation type"),
@@ -264,9 +266,27 @@ def test_a_failed_export_leaves_the_old_archive(store: Store, request_: ExportRe
 
 
 def test_attributes_without_effect_here_are_refused(store: Store, request_: ExportRequest) -> None:
-    for attribute in ("prefer-nondist-layers=true", "compatibility-version=10"):
-        with pytest.raises(UsageError, match="is not supported"):
-            export(store, f"type=image,{attribute}", request_)
+    with pytest.raises(UsageError, match="is not supported"):
+        export(store, "type=image,prefer-nondist-layers=true", request_)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "family"),
+    [
+        ("compatibility-version=30", "application/vnd.oci.image."),
+        ("compatibility-version=20", "application/vnd.docker."),
+        ("compatibility-version=20,oci-mediatypes=true", "application/vnd.oci.image."),
+        ("compatibility-version=10,compression=zstd", "application/vnd.oci.image."),
+    ],
+)
+def test_media_types_follow_the_generation_asked_for(
+    store: Store, request_: ExportRequest, attributes: str, family: str
+) -> None:
+    request = replace(request_, multi_platform=False, images=request_.images[:1])
+    export(store, f"type=oci,dest=a.tar,{attributes}", request)
+    with tarfile.open(request_.directory / "a.tar") as tar:
+        index = json.load(tar.extractfile("index.json"))  # type: ignore[arg-type]
+    assert index["manifests"][0]["mediaType"].startswith(family)
 
 
 def test_images_without_a_name_can_have_one_by_digest(
