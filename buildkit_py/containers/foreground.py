@@ -88,7 +88,7 @@ def _run_container(
         group = stack.enter_context(
             step_cgroup(options.limits, options.cgroup_parent, f"run-{short}")
         )
-        spec = make_spec(store, active, root, options, around, name=short)
+        spec = make_spec(active, root, options, around, name=short)
         spec = replace(spec, cgroups=group.procs)
         status = _run_somehow(store, executor, spec, active, options, around)
         if group.out_of_memory():
@@ -129,7 +129,7 @@ def _run_somehow(
         else:
             remove_stubs(active.upper, status.stubs)
             return status
-    lowers = tuple(os.fspath(item) for item in store.snapshots.directories(active.parent))
+    lowers = tuple(os.fspath(item) for item in active.below)
     with NativeRoot(lowers, active.upper, store.db) as native:
         tree = sandbox.DirectoryTree(path=os.fspath(native.path))
         status = _run(executor, replace(spec, root=tree), options, around)
@@ -140,7 +140,6 @@ def _run_somehow(
 
 
 def make_spec(
-    store: Store,
     active: Active,
     root: Root,
     options: RunOptions,
@@ -150,7 +149,7 @@ def make_spec(
 ) -> sandbox.SandboxSpec:
     """The sandbox of a container. Raises UsageError."""
     hostname = options.hostname or name
-    lowers = tuple(os.fspath(item) for item in store.snapshots.directories(active.parent))
+    lowers = tuple(os.fspath(item) for item in active.below)
     privileged = options.privileged
     config = container_config(root, options, environ=around.environ)
     process = sandbox.ProcessSpec(

@@ -48,9 +48,39 @@ def build_root(spec: WireSpec, *, prepared: bool) -> Stubs:
     sc.pivot_root(".", ".")
     sc.umount2(".", sc.MNT_DETACH)
     os.chdir("/")
-    if not spec["privileged"]:
-        _mask(spec)
+    _mask(spec, prepared=prepared)
     return stubs
+
+
+def _mask(spec: WireSpec, *, prepared: bool) -> None:
+    masked, readonly = tuple(spec["masked_paths"]), tuple(spec["readonly_paths"])
+    if prepared:  # but for the /sys of another network
+        sys_only = () if spec["network"] == "host" else "/sys"
+        masked = tuple(path for path in masked if sys_only and path.startswith(sys_only))
+        readonly = ()
+    if not spec["privileged"]:
+        mask("", masked, readonly)
+
+
+def mask(base: str, masked: tuple[str, ...], readonly: tuple[str, ...]) -> None:
+    """Hide files and directories below `base`, and take the write access from others."""
+    for path in masked:
+        place = base + path
+        try:
+            is_directory = stat.S_ISDIR(os.stat(place).st_mode)
+        except OSError:
+            continue
+        if is_directory:
+            sc.mount("tmpfs", place, "tmpfs", sc.MS_RDONLY, "size=0k")
+        else:
+            sc.mount(f"{base}/dev/null", place, None, sc.MS_BIND)
+    for path in readonly:
+        place = base + path
+        if not os.path.exists(place):
+            continue
+        sc.mount(place, place, None, sc.MS_BIND | sc.MS_REC)
+        flags = sc.MS_BIND | sc.MS_REMOUNT | sc.MS_RDONLY
+        sc.mount(place, place, None, flags | sc.MS_NOSUID | sc.MS_NODEV | sc.MS_NOEXEC)
 
 
 def _attach(root: int, number: int, mount: WireMount, spec: WireSpec, stubs: Stubs) -> None:
@@ -110,21 +140,3 @@ def _tree_mount(number: int, mount: WireMount, spec: WireSpec) -> int:
     os.close(source)
     os.close(top)
     return tree
-
-
-def _mask(spec: WireSpec) -> None:
-    for path in spec["masked_paths"]:
-        try:
-            is_directory = stat.S_ISDIR(os.stat(path).st_mode)
-        except OSError:
-            continue
-        if is_directory:
-            sc.mount("tmpfs", path, "tmpfs", sc.MS_RDONLY, "size=0k")
-        else:
-            sc.mount("/dev/null", path, None, sc.MS_BIND)
-    for path in spec["readonly_paths"]:
-        if not os.path.exists(path):
-            continue
-        sc.mount(path, path, None, sc.MS_BIND | sc.MS_REC)
-        flags = sc.MS_BIND | sc.MS_REMOUNT | sc.MS_RDONLY
-        sc.mount(path, path, None, flags | sc.MS_NOSUID | sc.MS_NODEV | sc.MS_NOEXEC)

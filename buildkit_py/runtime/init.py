@@ -26,13 +26,13 @@ import gc
 import marshal
 import os
 import select
-import struct
 import sys
 
 from buildkit_py.runtime import syscalls as sc
 from buildkit_py.runtime.process import IGNORED_SIGNALS, look_around, restore_signals
-from buildkit_py.runtime.step import run_step, stand_by
-from buildkit_py.runtime.wire import receive, send
+from buildkit_py.runtime.standby import stand_by
+from buildkit_py.runtime.step import run_step
+from buildkit_py.runtime.wire import TAKEN, decode, receive, send
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,15 +41,21 @@ if TYPE_CHECKING:
     from buildkit_py.runtime.spec import WireSpec
 
 _ORPHAN_ROUNDS = 1000
+_PATIENCE_MS = 5
+_MOST_FAILURES = 16
 
 
 class Server:
-    """The children that run, by their pidfd."""
+    """The children that run, by their pidfd; and the one that stands by.
+
+    While one stands by the server does not listen on the control socket: that child does.
+    """
 
     def __init__(self, control: _socket.socket, *, namespaces: bool, scratch: str) -> None:
         self.control = control
         self.scratch = scratch
         self.standby: tuple[int, _socket.socket] | None = None
+        self.failures = 0 if namespaces else _MOST_FAILURES
         self.namespaces = namespaces
         self.children: dict[int, tuple[int, _socket.socket]] = {}
         self.poll = select.poll()
@@ -59,14 +65,24 @@ class Server:
 
     def serve(self) -> None:
         """Until the parent is gone."""
+        self._stand_by()
         while True:
-            for fd, _event in self.poll.poll():
+            # A child is made ahead when a step has ended, or has been running for a moment: at
+            # its start both would only be in each other's way.
+            wanted = self.standby is None and self.failures < _MOST_FAILURES
+            events = self.poll.poll(_PATIENCE_MS if wanted else None)
+            if not events:
+                self._stand_by()
+            for fd, _event in events:
                 if fd == self.control.fileno():
                     if not self._request():
                         self._kill_all()
                         return
+                elif self.standby is not None and fd == self.standby[1].fileno():
+                    self._taken(*self.standby)
                 else:
                     self._reap(fd)
+                    self._stand_by()
 
     def _request(self) -> bool:
         try:
@@ -75,11 +91,14 @@ class Server:
             return False
         if received is None:
             return False
-        data, spec, fds = received
+        self._start(*received)
+        return True
+
+    def _start(self, data: bytes, fds: list[int]) -> None:
+        """Run a request in a child of its own."""
         reply = _socket.socket(fileno=fds[0])
         try:
-            pid = self._hand_over(data, spec, fds) or self._fork(spec, reply, fds[1:])
-            self._watch(pid, reply)
+            self._watch(self._fork(decode(data, fds), reply, fds[1:]), reply)
         except OSError as error:
             call = getattr(error, "syscall", "fork")
             send(reply, ("error", "start", error.errno or 0, call, "", error.strerror or ""))
@@ -87,52 +106,53 @@ class Server:
             reply.close()
         for fd in fds[1:]:
             os.close(fd)
-        # Only now: a child made earlier would hold this step's pipes open.
-        self._stand_by()
-        return True
 
     # -------------------------------------------------------------- a child ahead of its step
     def _stand_by(self) -> None:
         """Have one child ready, whose namespaces and usual mounts are made while nobody waits."""
-        if self.standby is not None or not self.namespaces:
+        if self.standby is not None or self.failures >= _MOST_FAILURES:
             return
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+
+        def child() -> None:
+            ours.close()
+            stand_by(self.control, theirs, self.scratch, self.alive_read)
+
         try:
-            pid = self._new_process(lambda: self._become_standby(ours, theirs))
+            pid = self._new_process(child)
         except OSError:
-            ours.close()  # the next step will say what is wrong
+            self.failures = _MOST_FAILURES  # the next step will say what is wrong
+            ours.close()
         else:
             self.standby = (pid, ours)
+            self.poll.unregister(self.control.fileno())
+            self.poll.register(ours.fileno(), select.POLLIN)
         theirs.close()
 
-    def _become_standby(self, ours: _socket.socket, theirs: _socket.socket) -> None:
-        ours.close()
-        stand_by(theirs, self.scratch, self.alive_read)
-
-    def _hand_over(self, data: bytes, spec: WireSpec, fds: list[int]) -> int:
-        """Give the step to the child that stands by; its pid, or 0 if there is none that can."""
-        if self.standby is None or spec["privileged"] or not spec["namespaces"]:
-            return 0
-        (pid, channel), self.standby = self.standby, None
+    def _taken(self, pid: int, channel: _socket.socket) -> None:
+        """The child that stood by runs a step now, or gives one back; or it is gone."""
+        self.standby = None
+        self.poll.unregister(channel.fileno())
+        self.poll.register(self.control.fileno(), select.POLLIN)
         try:
-            if channel.recv(1) == b"r":
-                rights = (
-                    _socket.SOL_SOCKET,
-                    _socket.SCM_RIGHTS,
-                    struct.pack(f"{len(fds)}i", *fds),
-                )
-                channel.sendmsg([data], [rights])
-                return pid
+            received = receive(channel)
         except OSError:
-            pass  # it could not prepare, or was killed: a child of this step's own says why
-        finally:
-            channel.close()
+            received = None
+        channel.close()
+        if received is not None and received[0] == TAKEN:
+            self.failures = 0
+            self._watch(pid, _socket.socket(fileno=received[1][0]))
+            return
         os.waitpid(pid, 0)
-        return 0
+        if received is None:
+            self.failures += 1  # it could not prepare: a child of the step's own says why
+        else:
+            self._start(*received)
 
     # -------------------------------------------------------------- children
     def _fork(self, spec: WireSpec, reply: _socket.socket, stdio: list[int]) -> int:
         def child() -> None:
+            self.control.close()
             if self.standby is not None:
                 self.standby[1].close()
             run_step(spec, reply, stdio, self.alive_read)
@@ -154,15 +174,10 @@ class Server:
         pidfd = os.pidfd_open(pid)
         self.children[pidfd] = (pid, reply)
         self.poll.register(pidfd, select.POLLIN)
-        try:
-            send_started(reply, pid, pidfd)
-        except OSError:
-            os.kill(pid, _signal.SIGKILL)
 
     def _child(self, run: Callable[[], None], reply: _socket.socket | None) -> None:
         try:
             os.close(self.alive_write)
-            self.control.close()
             for pidfd, (_pid, other) in self.children.items():
                 os.close(pidfd)
                 other.close()
@@ -200,7 +215,8 @@ class Server:
                 os.waitpid(pid, 0)
 
     def _kill_all(self) -> None:
-        for pid, _reply in self.children.values():
+        standby = [] if self.standby is None else [self.standby[0]]
+        for pid in (*(pid for pid, _reply in self.children.values()), *standby):
             os.kill(pid, _signal.SIGKILL)
 
 
@@ -218,12 +234,6 @@ def children_of(pid: int) -> set[int]:
         if parent == pid:
             found.add(int(name))
     return found
-
-
-def send_started(reply: _socket.socket, pid: int, pidfd: int) -> None:
-    """Tell the parent that the child exists, and give it the handle to kill it by."""
-    rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("i", pidfd))
-    reply.sendmsg([marshal.dumps(("started", pid))], [rights])
 
 
 def _become_first_of_pid_namespace(control: _socket.socket) -> None:

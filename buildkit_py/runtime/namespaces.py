@@ -15,12 +15,13 @@ import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from buildkit_py.errors import SandboxError, UnsupportedHost
 from buildkit_py.runtime.spec import to_wire
-from buildkit_py.runtime.watch import watch
+from buildkit_py.runtime.watch import NeverStarted, watch
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 _INLINE_LIMIT = 64 << 10
 _START_TIMEOUT = 30.0
+_MOST_STARTS = 3
 
 # The packages' own __init__ files would import `typing` and more: the child gets bare packages.
 _BOOTSTRAP = """\
@@ -83,6 +85,28 @@ class NamespaceExecutor:
         hooks: RunHooks | None = None,
     ) -> ExitStatus:
         """Run to the end; see Executor."""
+        for _again in range(_MOST_STARTS):
+            with suppress(NeverStarted):
+                return self._run(
+                    spec,
+                    on_output=on_output,
+                    cancelled=cancelled,
+                    stdin=stdin,
+                    timeout=timeout,
+                    hooks=hooks,
+                )
+        raise SandboxError("the sandbox program was killed", hint="is the machine out of memory?")
+
+    def _run(
+        self,
+        spec: SandboxSpec,
+        *,
+        on_output: OnOutput,
+        cancelled: threading.Event,
+        stdin: int | None,
+        timeout: float,
+        hooks: RunHooks | None,
+    ) -> ExitStatus:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         streams: dict[int, int] = {}
         child_fds: list[int] = []

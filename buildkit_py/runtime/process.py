@@ -35,6 +35,7 @@ _USER_FILE_LIMIT = 16 << 20
 _TIOCSCTTY = 0x540E
 
 _BOUNDING: list[bool] = []
+_DROPPED: list[int] = []
 
 
 class StepError(Exception):
@@ -190,19 +191,8 @@ def _privileges(spec: WireSpec, identity: Identity) -> None:
     process = spec["process"]
     if process["no_new_privileges"]:
         sc.prctl(sc.PR_SET_NO_NEW_PRIVS, 1)
-    wanted = process["capabilities"]
-    kept = 0
+    kept = drop_bounding_set(process["capabilities"])
     filtered = bool(spec["seccomp"])
-    for number, present in enumerate(_bounding_set()):
-        if not wanted >> number & 1:
-            try:
-                sc.prctl(sc.PR_CAPBSET_DROP, number)
-            except OSError as error:
-                if error.errno != errno.EPERM:  # without CAP_SETPCAP (chroot mode)
-                    raise
-                break
-        elif present:
-            kept |= 1 << number
     if filtered:
         _set_filter(spec)
     _change_user(identity)
@@ -214,6 +204,25 @@ def _privileges(spec: WireSpec, identity: Identity) -> None:
         sc.prctl(sc.PR_CAP_AMBIENT, sc.PR_CAP_AMBIENT_CLEAR_ALL)
     except OSError:
         pass  # kernels before 4.3 have no ambient set
+
+
+def drop_bounding_set(wanted: int) -> int:
+    """Give up, for good, all capabilities but these; the set that is left. Twice is no harm."""
+    if _DROPPED[:1] == [wanted]:
+        return _DROPPED[1]
+    kept = 0
+    for number, present in enumerate(_bounding_set()):
+        if not wanted >> number & 1:
+            try:
+                sc.prctl(sc.PR_CAPBSET_DROP, number)
+            except OSError as error:
+                if error.errno != errno.EPERM:  # without CAP_SETPCAP (chroot mode)
+                    raise
+                break
+        elif present:
+            kept |= 1 << number
+    _DROPPED[:] = [wanted, kept]
+    return kept
 
 
 def _bounding_set() -> tuple[bool, ...]:

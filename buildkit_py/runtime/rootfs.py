@@ -251,19 +251,6 @@ def attributes_of(mount: WireMount) -> int:
 
 
 # ------------------------------------------------------------------ the usual mounts
-def prepare(scratch: str) -> None:
-    """Mount beside the root to come what every unprivileged step has: /proc, /dev, the scratch.
-
-    It needs the step's pid and ipc namespaces, but nothing of its spec.
-    """
-    mount_scratch(scratch)
-    for name in ("proc", "dev"):
-        os.mkdir(f"{scratch}/{name}", 0o755)
-    _new_proc(f"{scratch}/proc")
-    sc.mount("tmpfs", f"{scratch}/dev", "tmpfs", sc.MS_NOSUID | sc.MS_NODEV, _DEV_OPTIONS)
-    _fill_dev(os.open(f"{scratch}/dev", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), scratch)
-
-
 def mount_scratch(scratch: str) -> None:
     """A tmpfs to build the root in."""
     sc.mount("tmpfs", scratch, "tmpfs", sc.MS_NOSUID, "mode=700")
@@ -278,9 +265,15 @@ def mount_usual(root: int, spec: WireSpec, stubs: Stubs, *, prepared: bool) -> N
     if prepared:
         mount_on(proc, f"{scratch}/proc", None, sc.MS_MOVE)
     else:
-        _new_proc(f"/proc/self/fd/{proc}")
+        new_proc(f"/proc/self/fd/{proc}")
     os.close(proc)
-    _mount_sys(make_target(root, "/sys", directory=True, stubs=stubs), spec)
+    place = make_target(root, "/sys", directory=True, stubs=stubs)
+    if prepared and spec["network"] == "host":
+        mount_on(place, f"{scratch}/sys", None, sc.MS_MOVE)
+        os.close(place)
+    else:
+        mount_sys(place, 0 if spec["privileged"] else sc.MS_RDONLY)
+    _mount_cgroups(root, 0 if spec["privileged"] else sc.MS_RDONLY)
     place = make_target(root, "/dev", directory=True, stubs=stubs)
     if prepared:
         mount_on(place, f"{scratch}/dev", None, sc.MS_MOVE)
@@ -290,7 +283,7 @@ def mount_usual(root: int, spec: WireSpec, stubs: Stubs, *, prepared: bool) -> N
     os.close(place)
     dev = sc.openat2(root, "/dev", os.O_RDONLY | os.O_DIRECTORY, sc.RESOLVE_IN_ROOT)
     if not prepared:
-        _fill_dev(dev, scratch)
+        fill_dev(dev, scratch)
     shm = f"mode=1777,size={spec['shm_size']}"
     sc.mount("shm", f"/proc/self/fd/{dev}/shm", "tmpfs", _SAFE, shm)
     os.close(dev)
@@ -298,7 +291,8 @@ def mount_usual(root: int, spec: WireSpec, stubs: Stubs, *, prepared: bool) -> N
         _bind_device(root, device["path"], device["source"], stubs)
 
 
-def _new_proc(target: str) -> None:
+def new_proc(target: str) -> None:
+    """Mount /proc of this pid namespace."""
     try:
         sc.mount("proc", target, "proc", _SAFE)
     except sc.SyscallError as error:
@@ -312,27 +306,35 @@ def _new_proc(target: str) -> None:
         os.close(place)
 
 
-def _mount_sys(fd: int, spec: WireSpec) -> None:
-    readonly = 0 if spec["privileged"] else sc.MS_RDONLY
+def mount_sys(fd: int, readonly: int) -> None:
+    """Mount /sys on an open place, and close that."""
     try:
         mount_on(fd, "sysfs", "sysfs", _SAFE | readonly)
     except OSError:
         # A network namespace of another user namespace: all we may do is bind the old one.
-        bits = 0xE | (0 if spec["privileged"] else sc.MOUNT_ATTR_RDONLY)
+        bits = 0xE | (sc.MOUNT_ATTR_RDONLY if readonly else 0)
         tree = clone(sc.AT_FDCWD, "/sys", recursive=True, attributes=bits)
         sc.move_mount(tree, fd)
         os.close(tree)
-        os.close(fd)
-        return
-    if os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
-        try:
-            sc.mount("cgroup2", f"/proc/self/fd/{fd}/fs/cgroup", "cgroup2", _SAFE | readonly)
-        except OSError:
-            pass  # not delegated to us: the directory stays empty
     os.close(fd)
 
 
-def _fill_dev(dev: int, scratch: str) -> None:
+def _mount_cgroups(root: int, readonly: int) -> None:
+    """On hosts with version 2 alone; made by the step, in its own cgroup namespace."""
+    if not os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
+        return
+    try:
+        place = sc.openat2(root, "/sys/fs/cgroup", os.O_PATH, sc.RESOLVE_IN_ROOT)
+    except OSError:
+        return
+    try:
+        mount_on(place, "cgroup2", "cgroup2", _SAFE | readonly)
+    except OSError:
+        pass  # not delegated to us: the directory stays as it is
+    os.close(place)
+
+
+def fill_dev(dev: int, scratch: str) -> None:
     """Nodes, links and mounts of /dev, all but shm. The tmpfs is `nodev`, as is the root.
 
     A step may call mknod, as with docker, where a device cgroup guards the use. Here only the

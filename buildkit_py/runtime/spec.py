@@ -10,31 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, TypeAlias, TypedDict
 
-DEFAULT_CAPABILITIES = 0xA804_25FB
-"""Docker's fourteen: chown dac_override fowner fsetid kill setgid setuid setpcap net_bind_service
-net_raw sys_chroot mknod audit_write setfcap."""
+from buildkit_py.runtime.defaults import DEFAULT_CAPABILITIES, MASKED_PATHS, READONLY_PATHS
 
-MASKED_PATHS = (
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/sys/devices/virtual/powercap",
-    "/sys/firmware",
-)
-READONLY_PATHS = (
-    "/proc/bus",
-    "/proc/fs",
-    "/proc/irq",
-    "/proc/sys",
-    "/proc/sysrq-trigger",
-)
+__all__ = ["DEFAULT_CAPABILITIES", "MASKED_PATHS", "READONLY_PATHS"]
 
 
 # ------------------------------------------------------------------ trees

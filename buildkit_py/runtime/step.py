@@ -13,29 +13,16 @@ import struct
 from buildkit_py.runtime import syscalls as sc
 from buildkit_py.runtime.attach import build_root
 from buildkit_py.runtime.process import StepError, become_process
-from buildkit_py.runtime.rootfs import Stubs, prepare
+from buildkit_py.runtime.rootfs import Stubs
 from buildkit_py.runtime.users import UnknownUser
-from buildkit_py.runtime.wire import receive, send
+from buildkit_py.runtime.wire import send
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from buildkit_py.runtime.spec import WireSpec
 
-_ALWAYS = sc.CLONE_NEWNS | sc.CLONE_NEWIPC | sc.CLONE_NEWUTS
+STEP_NAMESPACES = sc.CLONE_NEWNS | sc.CLONE_NEWIPC | sc.CLONE_NEWUTS
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
-
-
-def stand_by(channel: _socket.socket, scratch: str, alive: int) -> None:
-    """Prepare what any step needs, say so, and become the step that is sent then."""
-    sc.unshare(_ALWAYS)
-    prepare(scratch)
-    channel.send(b"r")
-    received = receive(channel)
-    channel.close()
-    if received is None:
-        os._exit(0)
-    _data, spec, fds = received
-    run_step(spec, _socket.socket(fileno=fds[0]), fds[1:], alive, prepared=True)
 
 
 def run_step(
@@ -45,6 +32,7 @@ def run_step(
 
     `prepared` says that `stand_by` has done its part.
     """
+    _tell_of_start(reply)
     stage = "cgroup"
     try:
         warnings = _join_cgroups(spec["cgroups"])
@@ -66,6 +54,13 @@ def run_step(
 
 
 # ------------------------------------------------------------------ surroundings
+def _tell_of_start(reply: _socket.socket) -> None:
+    """Give the parent the handle to kill us by."""
+    pidfd = os.pidfd_open(os.getpid())
+    send(reply, ("started",), (pidfd,))
+    os.close(pidfd)
+
+
 def _join_cgroups(files: list[str]) -> list[str]:
     warnings = []
     for path in files:
@@ -84,7 +79,7 @@ def _enter_namespaces(spec: WireSpec, reply: _socket.socket, *, prepared: bool) 
     if not spec["namespaces"]:
         return
     # The cgroup namespace's root is the cgroup that we are in by now.
-    flags = sc.CLONE_NEWCGROUP | (0 if prepared else _ALWAYS)
+    flags = sc.CLONE_NEWCGROUP | (0 if prepared else STEP_NAMESPACES)
     network = spec["network"]
     if network != "host":
         flags |= sc.CLONE_NEWNET

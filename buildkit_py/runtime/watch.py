@@ -23,6 +23,10 @@ _TICK_MS = 100  # how soon a cancellation is seen
 _DRAIN_SECONDS = 2.0
 
 
+class NeverStarted(SandboxError):
+    """The child that took a request was killed before it began: nothing has run."""
+
+
 def watch(
     reply: socket.socket,
     streams: dict[int, int],
@@ -125,6 +129,8 @@ class _Watcher:
         if not data:
             self.poll.unregister(self.reply.fileno())
             if self.status is None:
+                if self.pidfd < 0 and self.problem is None:
+                    raise NeverStarted("the sandbox program was killed")
                 self.status = -signal.SIGKILL
                 self.problem = self.problem or ("error", "server", 0, "", "", "")
             return

@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 
 _MESSAGE_LIMIT = 1 << 18
 _IN_MEMFD = b"F"
+TAKEN = b"T"
+"""The child that stands by has taken a request; its reply socket comes along."""
 
 
-def receive(channel: _socket.socket) -> tuple[bytes, WireSpec, list[int]] | None:
-    """A request as it came, decoded, with its reply socket and standard streams."""
+def receive(channel: _socket.socket) -> tuple[bytes, list[int]] | None:
+    """A message with its descriptors; None at the end."""
     data, ancillary, _flags, _address = channel.recvmsg(
         _MESSAGE_LIMIT, 256, _socket.MSG_CMSG_CLOEXEC
     )
@@ -27,10 +29,21 @@ def receive(channel: _socket.socket) -> tuple[bytes, WireSpec, list[int]] | None
     fds: list[int] = []
     for _level, _type, payload in ancillary:
         fds += struct.unpack(f"{len(payload) // 4}i", payload)
-    text = data
+    return data, fds
+
+
+def decode(data: bytes, fds: list[int]) -> WireSpec:
+    """The spec of a request; its descriptors are the reply socket and the standard streams."""
     if data == _IN_MEMFD:
-        text = os.pread(fds[4], os.fstat(fds[4]).st_size, 0)
-    return data, marshal.loads(text), fds
+        data = os.pread(fds[4], os.fstat(fds[4]).st_size, 0)
+    spec: WireSpec = marshal.loads(data)
+    return spec
+
+
+def send_rights(channel: _socket.socket, data: bytes, fds: list[int]) -> None:
+    """Send bytes and descriptors."""
+    rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))
+    channel.sendmsg([data], [rights])
 
 
 def send(reply: _socket.socket, message: tuple[Any, ...], fds: tuple[int, ...] = ()) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from sqlite3 import Row
@@ -57,3 +58,24 @@ def snapshot_from_row(row: Row, paths: StatePaths) -> Snapshot:
         uses=row["uses"],
         settle=row["settle"],
     )
+
+
+def is_idle(upper: Path, below: Path) -> bool:
+    """Whether a layer has no entries, and a root like that of the layer below it."""
+    with os.scandir(upper) as entries:
+        if any(True for _ in entries):
+            return False
+    mine, other = upper.stat(), below.stat()
+    same = (mine.st_mode, mine.st_uid, mine.st_gid, mine.st_mtime_ns) == (
+        *(other.st_mode, other.st_uid, other.st_gid, other.st_mtime_ns),
+    )
+    return same and not _own_attributes(upper) and not _own_attributes(below)
+
+
+def _own_attributes(path: Path) -> list[str]:
+    """Extended attributes but those that overlay keeps for itself."""
+    return [
+        name
+        for name in os.listxattr(path)
+        if not name.startswith(("trusted.overlay.", "user.overlay."))
+    ]

@@ -31,7 +31,7 @@ from buildkit_py.store.database import Database
 from buildkit_py.store.failures import explain_os_errors
 from buildkit_py.store.layers import Fetch, Layer, LayerBlob, LayerStore, Variant, copy_root
 from buildkit_py.store.paths import StatePaths
-from buildkit_py.store.snapshot import Snapshot, snapshot_from_row
+from buildkit_py.store.snapshot import Snapshot, is_idle, snapshot_from_row
 from buildkit_py.store.trash import remove_tree
 
 if TYPE_CHECKING:
@@ -58,10 +58,14 @@ _CHAIN = f"""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Active:
-    """A layer being made: `upper` is written to, `work` is overlay's work directory."""
+    """A layer being made: `upper` is written to, `work` is overlay's work directory.
+
+    `below` are the layers of its parent, lowest first.
+    """
 
     parent: int | None
     folder: Path
+    below: tuple[Path, ...] = ()
 
     @property
     def upper(self) -> Path:
@@ -91,6 +95,7 @@ class SnapshotStore:
         self._clock = clock
         self.content = content
         self.layers = LayerStore(paths, db, content, fetch=fetch)
+        self._stacks: dict[int, tuple[Path, tuple[Path, ...]]] = {}  # of what was made here
 
     # -------------------------------------------------------------- reading
     def get(self, snapshot: int) -> Snapshot:
@@ -140,6 +145,9 @@ class SnapshotStore:
         A layer that occurs twice stands only at its highest place: overlay refuses a directory
         that is given twice, and the lower one shows nothing that the higher one does not.
         """
+        known = None if snapshot is None else self._stacks.get(snapshot)
+        if known is not None and self.get(snapshot or 0).directory == known[0]:
+            return known[1]
         chain = self.chain(snapshot)
         if not all(item.unpacked for item in chain):
             if snapshot is not None:
@@ -152,15 +160,16 @@ class SnapshotStore:
     @contextmanager
     def prepare(self, parent: int | None) -> Iterator[Active]:
         """A new, empty layer on `parent`; it disappears unless it is committed inside."""
-        active = Active(parent=parent, folder=self._db.scratch("s"))
+        active = Active(
+            parent=parent, folder=self._db.scratch("s"), below=self.directories(parent)
+        )
         with explain_os_errors("cannot write to the store"):
             active.folder.mkdir(mode=0o711)
             active.upper.mkdir(mode=0o755)
             active.work.mkdir(mode=0o711)
             active.upper.chmod(0o755)  # whatever the umask
-            if parent is not None:
-                below = self.directories(parent)
-                copy_root(below[-1], active.upper)
+            if active.below:
+                copy_root(active.below[-1], active.upper)
         try:
             yield active
         finally:
@@ -188,7 +197,13 @@ class SnapshotStore:
             ).lastrowid
             assert layer is not None
             snapshot = self._insert(connection, active.parent, layer, kind, description)
-        return self.get(snapshot)
+        made = self.get(snapshot)
+        # A layer that changes nothing is left out: long stacks are slow to mount.
+        top = (
+            () if active.below and is_idle(made.directory, active.below[-1]) else (made.directory,)
+        )
+        self._stacks[snapshot] = (made.directory, (*active.below, *top))
+        return made
 
     def _place(self, upper: Path) -> str:
         while True:

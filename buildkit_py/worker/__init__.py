@@ -93,7 +93,7 @@ class LocalWorker:
         parent = None if base is None else base.snapshot
         with self.snapshots.prepare(parent) as active:
             run = FileRun(
-                base=self.snapshots.directories(parent),
+                base=active.below,
                 inputs=[None, *(self.tree_of(item) for item in inputs[1:])],
                 upper=active.upper,
                 made_at=max(self.made_at(), op.settle or 0),

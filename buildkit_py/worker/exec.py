@@ -171,8 +171,7 @@ class _Step:
         return resolver.resolve(self.op)
 
     def _lowers(self, active: Active) -> tuple[str, ...]:
-        found = self.runner.sources.snapshots.directories(active.parent)
-        return tuple(str(item) for item in found)
+        return tuple(map(str, active.below))
 
     def _overlay(self, active: Active) -> sandbox.OverlayTree:
         return sandbox.OverlayTree(
