@@ -1,6 +1,8 @@
-"""The exception tree. Each error holds the facts that are needed to render it.
+r"""The exception tree. Each error holds the facts that are needed to render it.
 
 Messages start in lower case and fit on one line; `hint` says what to do. Only `cli/` prints.
+Both may hold names out of archives and registries: control characters are shown as `\x1b`, so
+that no message moves a terminal's cursor.
 """
 
 from __future__ import annotations
@@ -13,10 +15,17 @@ if TYPE_CHECKING:
     from buildkit_py.source import Span
 
 
+_CONTROLS = {
+    code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code not in b"\t\n"
+}
+
+
 class PybuildError(Exception):
     """Anything that this package refuses or fails at."""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
+        message = message.translate(_CONTROLS)
+        hint = None if hint is None else hint.translate(_CONTROLS)
         super().__init__(message)
         self.message = message
         self.hint = hint

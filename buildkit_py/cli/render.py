@@ -71,7 +71,11 @@ def final_line(error: BaseException) -> str:
 def _os_error(error: OSError) -> str:
     reason = os.strerror(error.errno) if error.errno else _one_line(str(error))
     reason = reason[:1].lower() + reason[1:]
-    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if name is not None]
+    names = [
+        os.fsdecode(name)
+        for name in (error.filename, error.filename2)
+        if isinstance(name, (str, bytes))
+    ]
     text = f"{' -> '.join(names)}: {reason}" if names else reason
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         text += " (free some with 'pybuild prune', or choose another --root)"

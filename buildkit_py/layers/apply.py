@@ -37,8 +37,12 @@ from buildkit_py.layers.whiteout import META_PREFIX, OPAQUE_NAME, PREFIX
 _IMPLIED = Attributes(mode=0o755)
 _KINDS = {CHARACTER: modes.S_IFCHR, BLOCK_DEVICE: modes.S_IFBLK, FIFO: modes.S_IFIFO}
 _SMALL = 1 << 20
-_BAD_NAME = frozenset(
-    (errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EMLINK)
+_MAX_DEPTH = 512
+_BAD_ENTRY = frozenset(
+    (
+        *(errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP, errno.ENOTDIR, errno.EISDIR),
+        *(errno.EMLINK, errno.EFBIG, errno.E2BIG, errno.ERANGE),  # the last two of xattrs
+    )
 )
 
 
@@ -104,9 +108,11 @@ def _apply_entry(placer: EntryPlacer, entry: TarEntry) -> None:
 
 def refused(entry: TarEntry, error: OSError) -> Exception:
     """Kernel errors that only a strange archive can cause are the archive's fault."""
-    if error.errno not in _BAD_NAME:
+    if error.errno not in _BAD_ENTRY:
         return error
     shown = os.fsdecode(entry.name[:200])
+    if error.errno in {errno.E2BIG, errno.ERANGE}:
+        return CorruptArchive(f"cannot unpack {shown}: an extended attribute is too large")
     return CorruptArchive(f"cannot unpack {shown}: {error.strerror}")
 
 
@@ -150,6 +156,11 @@ class EntryPlacer:
             return known
         try:
             resolved = self.writer.resolve(path, top=self._base)
+            if resolved.count(b"/") > _MAX_DEPTH:
+                raise CorruptArchive(
+                    f"cannot unpack into {os.fsdecode(path[:80])}…: "
+                    f"more than {_MAX_DEPTH} directories inside each other"
+                )
             made = self.writer.make_directories(resolved, self._implied)
             self._placed.update(directory.real for directory in made)
             found = self.writer.directory(resolved)

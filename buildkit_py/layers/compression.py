@@ -143,20 +143,38 @@ def detect(head: bytes) -> str:
     return "uncompressed"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Growth:
+    """How much may come out of a compressed stream: `base` bytes, and `factor` times its size.
+
+    What people put into images shrinks to a twentieth at best; zeros shrink by gzip to a
+    thousandth, by zstd to less than a ten-thousandth.
+    """
+
+    base: int = 16 << 30
+    factor: int = 250
+
+
 class Decompressor:
     """Reads a stream decompressed, whatever its format. Raises CorruptArchive.
 
-    `kind` is what was found. `limit` bounds what comes out, against decompression bombs.
+    `kind` is what was found. `limit` bounds what comes out; without one, `growth` does.
     """
 
-    def __init__(self, stream: Source, *, limit: int | None = None) -> None:
+    def __init__(
+        self, stream: Source, *, limit: int | None = None, growth: Growth | None = None
+    ) -> None:
         head = b""
         while len(head) < _HEAD and (more := stream.read(_HEAD - len(head))):
             head += more
         self.kind = detect(head)
-        self._read = _reader(self.kind, _Rejoined(head, stream))
+        self._source = _Rejoined(head, stream)
+        self._read = _reader(self.kind, self._source)
         self._pending = b""
-        self._left = limit
+        self._limit = limit
+        self._growth = growth or _GROWTH
+        self._size = 0
+        self._checked = limit is not None or self.kind != "uncompressed"
 
     def __enter__(self) -> Self:
         return self
@@ -175,18 +193,25 @@ class Decompressor:
             return b"".join(iter(lambda: self.read(1 << 20), b""))
         if not self._pending:
             self._pending = self._read()
-            if self._left is not None:
-                self._left -= len(self._pending)
-                if self._left < 0:
-                    raise CorruptArchive(
-                        "compressed data grows past the limit",
-                        hint="it may be a decompression bomb",
-                    )
+            self._size += len(self._pending)
+            if self._checked and self._size > self._allowed():
+                raise CorruptArchive(
+                    f"compressed data grows past the limit of {self._allowed()} bytes",
+                    hint="it may be a decompression bomb: if not, hand it over uncompressed",
+                )
         if len(self._pending) <= size:
             data, self._pending = self._pending, b""
         else:
             data, self._pending = self._pending[:size], self._pending[size:]
         return data
+
+    def _allowed(self) -> int:
+        if self._limit is not None:
+            return self._limit
+        return self._growth.base + self._growth.factor * self._source.given
+
+
+_GROWTH = Growth()
 
 
 def open_decompressor(stream: Source, *, limit: int | None = None) -> Decompressor:
@@ -198,12 +223,15 @@ class _Rejoined:
     def __init__(self, head: bytes, stream: Source) -> None:
         self._head = head
         self._stream = stream
+        self.given = 0
 
     def read(self, size: int) -> bytes:
         if self._head:
             data, self._head = self._head[:size], self._head[size:]
-            return data
-        return self._stream.read(size)
+        else:
+            data = self._stream.read(size)
+        self.given += len(data)
+        return data
 
 
 def _reader(kind: str, stream: Source) -> Callable[[], bytes]:

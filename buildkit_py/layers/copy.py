@@ -121,15 +121,19 @@ class TreeWriter:
     # -------------------------------------------------------------- directories
     def directory(self, path: bytes) -> UpperDirectory:
         """An existing directory, brought into the upper with its parents."""
+        missing = []
         known = self._directories.get(path)
-        if known is not None:
-            return known
-        parent_path, _, name = path.rpartition(b"/")
-        parent = self.directory(parent_path or b"/")
-        node = self.entry(parent, name)
-        if node is None or not node.is_dir:
-            raise CopyError(f"{os.fsdecode(path)}: not a directory")
-        return self._enter(parent, name, node)
+        while known is None:
+            path, _, name = path.rpartition(b"/")
+            missing.append(name)
+            known = self._directories.get(path or b"/")
+        while missing:
+            name = missing.pop()
+            node = self.entry(known, name)
+            if node is None or not node.is_dir:
+                raise CopyError(f"{os.fsdecode(join(known.path, name))}: not a directory")
+            known = self._enter(known, name, node)
+        return known
 
     def make_directories(
         self, path: bytes, wanted: Attributes, *, born_here: bool = False, owned: bool = False

@@ -7,11 +7,13 @@ Names come out as they stand in the archive. Nothing here trusts them: `apply.py
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 from buildkit_py.errors import CorruptArchive
+from buildkit_py.layers.sparse import SparseMap, filled, old_map, pax_map
 from buildkit_py.layers.tar import (
     BLOCK,
     BLOCK_DEVICE,
@@ -27,9 +29,15 @@ from buildkit_py.layers.tar import (
 
 _READ_AHEAD = 1 << 20
 _ZERO = bytes(BLOCK)
+_SPARSE = b"S"
+_SPECIAL = frozenset((b"x", b"X", b"g", b"L", b"K"))
+_SAME = {b"\0": REGULAR, b"7": REGULAR, b"D": DIRECTORY}  # v7, contiguous, GNU's dump
+_VOLUME_LABEL = b"V"
+_SPARSE_00 = frozenset((b"GNU.sparse.offset", b"GNU.sparse.numbytes"))
 _KINDS = frozenset((REGULAR, HARD_LINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO))
 _FIELDS = {b"size": "size", b"uid": "uid", b"gid": "gid"}
 _MAX_TIME_NS = (1 << 63) - 1
+_BOMB = "it may be a decompression bomb"
 
 
 class Source(Protocol):
@@ -45,8 +53,11 @@ class TarLimits:
     """What an archive may grow to before it is refused."""
 
     total_size: int = 1 << 40
-    entries: int = 10_000_000
+    entries: int = 5_000_000
     special_size: int = 1 << 20  # of a PAX header or a GNU long name
+    special_total: int = 4 << 20  # of all such headers before one entry, and of global ones
+    tail: int = 1 << 30  # of whatever follows the archive; tapes were padded
+    holes: int = 64 << 30  # zeros that sparse files stand for
     name_size: int = 4096  # PATH_MAX
 
 
@@ -64,6 +75,9 @@ class LayerReader:
         self._left = 0  # unread content of the current entry
         self._padding = 0
         self._globals: dict[bytes, bytes] = {}
+        self._global_size = 0
+        self._sparse: SparseMap | None = None
+        self._holes = 0
         self.size = 0
 
     def __iter__(self) -> Iterator[TarEntry]:
@@ -76,50 +90,72 @@ class LayerReader:
 
     def read_all(self) -> bytes:
         """The whole content of the current entry; for small ones."""
+        if self._sparse is not None:
+            return b"".join(self.chunks())
         size, self._left = self._left, 0
         return self._take(size)
 
     def chunks(self) -> Iterator[bytes]:
         """The content of the current entry in pieces."""
+        if self._sparse is not None:
+            found, self._sparse = self._sparse, None
+            yield from filled(found, self._stored)
+            return
         while self._left:
-            piece = self._some(self._left)
-            self._left -= len(piece)
-            yield piece
+            yield self._stored(self._left)
+
+    def _stored(self, limit: int) -> bytes:
+        piece = self._some(min(limit, self._left))
+        self._left -= len(piece)
+        return piece
 
     def drain(self) -> None:
         """Read the stream to its end, so that whoever counts or hashes it sees all of it."""
         self._buffer = b""
-        while self._stream.read(_READ_AHEAD):
-            pass
+        size = 0
+        while data := self._stream.read(_READ_AHEAD):
+            size += len(data)
+            if size > self._limits.tail:
+                raise CorruptArchive(f"more than {size} bytes follow the archive", hint=_BOMB)
 
     # ---------------------------------------------------------------- headers
     def _next(self) -> TarEntry | None:
-        records = dict(self._globals)
         local: dict[bytes, bytes] = {}
+        special = 0
         while True:
             self._skip(self._left)
             self._take(self._padding, end_allowed=True, short=True)
             self._left = self._padding = 0
-            header = self._header()
+            self._sparse = None
+            header = self._header(end_allowed=not local)
             if header is None:
                 return None
             kind = header[156:157]
-            if kind not in {b"x", b"g", b"L", b"K", b"X"}:
-                records.update(local)
-                return self._entry(header, kind, records)
+            if kind == _VOLUME_LABEL:
+                continue
+            if kind not in _SPECIAL:
+                return self._entry(header, kind, {**self._globals, **local})
             size = self._special_size(header)
+            special += BLOCK + size
+            if special > self._limits.special_total:
+                raise CorruptArchive("a tar entry has too many headers")
             body = self._take(size)
             self._padding = -size % BLOCK
-            if kind in {b"x", b"X"}:
+            if kind == b"g":
+                self._add_globals(body)
+            elif kind in {b"x", b"X"}:
                 local.update(_parse_pax(body))
-            elif kind == b"g":
-                self._globals.update(_parse_pax(body))
-                records = dict(self._globals)
             else:
                 local[b"path" if kind == b"L" else b"linkpath"] = body.rstrip(b"\0")
 
-    def _header(self) -> bytes | None:
-        header = self._take(BLOCK, end_allowed=True)
+    def _add_globals(self, body: bytes) -> None:
+        self._global_size += len(body)
+        if self._global_size > self._limits.special_total:
+            raise CorruptArchive("an archive has too many global headers")
+        self._globals.update(_parse_pax(body))
+
+    def _header(self, *, end_allowed: bool) -> bytes | None:
+        header = self._take(BLOCK, end_allowed=end_allowed)
         if not header or header == _ZERO:
             return None
         stored = _number(header[148:156], "checksum")
@@ -135,25 +171,22 @@ class LayerReader:
         return size
 
     def _entry(self, header: bytes, kind: bytes, records: dict[bytes, bytes]) -> TarEntry:
-        name = records.get(b"path") or _header_name(header)
-        if kind in {b"\0", b"7"}:
-            kind = DIRECTORY if kind == b"\0" and name.endswith(b"/") else REGULAR
-        if kind not in _KINDS or b"GNU.sparse.major" in records or b"GNU.sparse.map" in records:
-            shown = "sparse file" if kind == b"S" or kind in _KINDS else f"type {kind!r}"
-            raise CorruptArchive(f"tar entry {name!r} of an unsupported kind ({shown})")
+        name = records.get(b"GNU.sparse.name") or records.get(b"path") or _header_name(header)
+        if kind == b"\0" and name.endswith(b"/"):
+            kind = DIRECTORY
+        stored = self._stored_size(header, kind, records)
+        kind = _SAME.get(kind, kind)
+        if kind not in _KINDS and kind != _SPARSE:
+            shown = os.fsdecode(name)
+            raise CorruptArchive(f"tar entry {shown} of an unsupported kind (type {kind!r})")
         if not name or len(name) > self._limits.name_size or b"\0" in name:
             raise CorruptArchive("a tar entry's name is empty, too long or holds a NUL byte")
-        size = _pax_number(records, b"size", header[124:136]) if kind == REGULAR else 0
-        if size < 0:
-            raise CorruptArchive(f"tar entry {name!r} has a negative size")
-        self.size += size
-        if self.size > self._limits.total_size:
-            raise CorruptArchive(
-                f"archive holds more than {self._limits.total_size} bytes",
-                hint="it may be a decompression bomb",
-            )
-        self._left = size
-        self._padding = -size % BLOCK
+        if stored < 0:
+            raise CorruptArchive(f"tar entry {os.fsdecode(name)} has a negative size")
+        self._left = stored
+        self._padding = -stored % BLOCK
+        size = self._real_size(header, kind, records, stored)
+        kind = REGULAR if kind == _SPARSE else kind
         device = kind in {CHARACTER, BLOCK_DEVICE}
         return TarEntry(
             name=name,
@@ -168,6 +201,47 @@ class LayerReader:
             minor=_number(header[337:345], "device") & 0xFFFFF if device else 0,
             xattrs=_xattrs(records),
         )
+
+    @staticmethod
+    def _stored_size(header: bytes, kind: bytes, records: dict[bytes, bytes]) -> int:
+        if kind in {REGULAR, b"\0", b"7", _SPARSE, b"D"}:
+            return _pax_number(records, b"size", header[124:136])
+        return 0  # whatever the header says: links and the like have no content
+
+    def _real_size(
+        self, header: bytes, kind: bytes, records: dict[bytes, bytes], stored: int
+    ) -> int:
+        """The size of the file, which is more than what is stored if it is sparse."""
+        found = None
+        if kind == _SPARSE:
+            found = old_map(header, _number, self._take)
+        elif kind == REGULAR:
+            mapped = pax_map(records, self._take_content)
+            found = None if mapped is None else mapped[0]
+            stored -= 0 if mapped is None else mapped[1]
+        size = stored if kind in {REGULAR, _SPARSE} else 0
+        if found is not None:
+            if found.stored != stored:
+                raise CorruptArchive("a sparse file's map does not fit its content")
+            size = found.size
+            self._holes += size - stored
+            self._sparse = found
+        self.size += size
+        if self.size > self._limits.total_size:
+            raise CorruptArchive(
+                f"archive holds more than {self._limits.total_size} bytes", hint=_BOMB
+            )
+        if self._holes > self._limits.holes:
+            raise CorruptArchive(
+                f"sparse files stand for more than {self._limits.holes} bytes", hint=_BOMB
+            )
+        return size
+
+    def _take_content(self, size: int) -> bytes:
+        if size > self._left:
+            raise CorruptArchive("a sparse file's map does not fit its content")
+        self._left -= size
+        return self._take(size)
 
     # ---------------------------------------------------------------- bytes
     def _take(self, size: int, *, end_allowed: bool = False, short: bool = False) -> bytes:
@@ -291,6 +365,11 @@ def _parse_pax(body: bytes) -> dict[bytes, bytes]:
         key, equals, value = body[start : end - 1].partition(b"=")
         if not equals:
             raise CorruptArchive("a PAX header is malformed")
+        if key in _SPARSE_00:  # form 0.0 repeats them: joined they are what form 0.1 has
+            key, value = (
+                b"GNU.sparse.map",
+                b",".join(filter(None, (records.get(b"GNU.sparse.map"), value))),
+            )
         records[key] = value
         position = end
     return records

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from buildkit_py.digest import Digest
-from buildkit_py.errors import BlobNotFound, DigestMismatch, StoreError
+from buildkit_py.errors import BlobNotFound, CorruptArchive, DigestMismatch, StoreError
 from buildkit_py.layers.hashing import HashingSource, WatchedSink
 from buildkit_py.oci.descriptor import (
     Descriptor,
@@ -182,7 +182,11 @@ class LayerStore:
             open_decompressor(file) as stream,
             explain_os_errors(f"cannot unpack layer {layer.blob.digest}"),
         ):
-            applied = apply_layer(stream, target, lowers=lowers)
+            try:
+                applied = apply_layer(stream, target, lowers=lowers)
+            except CorruptArchive as error:
+                text = f"cannot unpack layer {layer.blob.digest}: {error.message}"
+                raise CorruptArchive(text, hint=error.hint) from error
             if target.stat().st_mode & 0o7777 == _UNSET_MODE:
                 _inherit_root(target, lowers[-1] if lowers else None)
         if layer.diff_id is not None and applied.diff_id != layer.diff_id:

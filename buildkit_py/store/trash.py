@@ -6,6 +6,7 @@ next collection empties.
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -46,8 +47,28 @@ def remove_tree(tree: Path) -> None:
         except PermissionError:
             _unlock(tree)
             shutil.rmtree(tree, ignore_errors=True)
+        except (RecursionError, OSError) as error:
+            if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
+                raise
+            _flatten(tree)
     else:
         tree.unlink(missing_ok=True)
+
+
+def _flatten(tree: Path) -> None:
+    """Delete a tree too deep for recursion or for one path, by moving its directories up."""
+    waiting = [tree]
+    while waiting:
+        folder = waiting.pop()
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    moved = tree.with_name(os.urandom(8).hex())
+                    os.rename(entry.path, moved)
+                    waiting.append(moved)
+                else:
+                    os.unlink(entry.path)
+        folder.rmdir()
 
 
 def _unlock(tree: Path) -> None:

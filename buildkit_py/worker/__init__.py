@@ -105,7 +105,8 @@ class LocalWorker:
             except OSError as error:
                 if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
                     raise os_error("cannot write to the store", error) from error
-                name = os.fsdecode(error.filename) if error.filename else ""
+                named = isinstance(error.filename, (str, bytes))
+                name = os.fsdecode(error.filename) if named else ""
                 where = f" {name}" if name and not name.startswith(str(active.folder)) else ""
                 raise CopyError(f"cannot copy{where}: {error.strerror}") from error
             for text in (

@@ -18,7 +18,13 @@ import zstandard
 
 from buildkit_py.digest import sha256
 from buildkit_py.errors import CorruptArchive, UsageError
-from buildkit_py.layers.compression import Compression, open_compressor, open_decompressor
+from buildkit_py.layers.compression import (
+    Compression,
+    Decompressor,
+    Growth,
+    open_compressor,
+    open_decompressor,
+)
 from buildkit_py.layers.estargz import CHUNK, TOC_DIGEST, UNCOMPRESSED_SIZE, EstargzWriter
 from buildkit_py.layers.tar import DIRECTORY, LayerWriter, TarEntry
 
@@ -106,6 +112,21 @@ def test_a_bomb_meets_the_limit() -> None:
     stream = open_decompressor(io.BytesIO(gzip.compress(bytes(50 << 20))), limit=10 << 20)
     with pytest.raises(CorruptArchive, match="past the limit"):
         stream.read()
+
+
+@pytest.mark.parametrize("kind", ["gzip", "zstd"])
+def test_data_that_grows_beyond_all_measure_is_refused(kind: str) -> None:
+    growth = Growth(base=1 << 20, factor=250)
+    for data, refused in ((bytes(50 << 20), True), (random.Random(1).randbytes(3 << 20), False)):
+        packed = io.BytesIO()
+        with open_compressor(packed, Compression(kind=kind)) as out:
+            out.write(data)
+        stream = Decompressor(io.BytesIO(packed.getvalue()), growth=growth)
+        if refused:
+            with pytest.raises(CorruptArchive, match="past the limit"):
+                stream.read()
+        else:
+            assert stream.read() == data
 
 
 @pytest.mark.parametrize(("kind", "level"), [("lzma", None), ("gzip", 10), ("zstd", 23)])

@@ -304,6 +304,32 @@ def test_a_name_too_long_for_the_file_system_is_the_archives_fault(tmp_path: Pat
         apply(tmp_path, layer(file(b"n" * 300)))
 
 
+@pytest.mark.parametrize(
+    "members",
+    [
+        [file(b"n/" * 1500 + b"f")],
+        [
+            (b"n/" * 400, DIRECTORY, b""),
+            (b"l", SYMLINK, b"n/" * 400),
+            file(b"l/" + b"m/" * 400 + b"f"),
+        ],
+    ],
+    ids=["written", "by a link"],
+)
+def test_a_depth_that_no_program_could_walk_is_refused(tmp_path: Path, members: list[Any]) -> None:
+    with pytest.raises(CorruptArchive, match="more than 512 directories"):
+        apply(tmp_path, layer(*members))
+
+
+def test_an_attribute_too_large_for_the_kernel_is_the_archives_fault(tmp_path: Path) -> None:
+    out = io.BytesIO()
+    writer = LayerWriter(out)
+    writer.add(TarEntry(name=b"f", xattrs={"user.large": bytes(200_000)}))
+    writer.finish()
+    with pytest.raises(CorruptArchive, match="f: an extended attribute is too large"):
+        apply(tmp_path, out.getvalue())
+
+
 def test_a_bomb_meets_the_limit(tmp_path: Path) -> None:
     with pytest.raises(CorruptArchive, match="more than 1000 bytes"):
         apply(tmp_path, layer(file(b"f", bytes(2000))), limits=TarLimits(total_size=1000))

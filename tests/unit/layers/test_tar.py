@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+import os
 import subprocess
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +19,7 @@ from buildkit_py.layers.tar import (
     DIRECTORY,
     FIFO,
     HARD_LINK,
+    REGULAR,
     SYMLINK,
     LayerWriter,
     TarEntry,
@@ -212,3 +216,89 @@ def test_limits_stop_bombs() -> None:
     name = written(TarEntry(name=b"n" * 5000))
     with pytest.raises(CorruptArchive):
         list(LayerReader(io.BytesIO(name)))
+
+
+def test_headers_without_an_entry_are_bounded() -> None:
+    for kind in (b"x", b"g"):
+        header = pack_entry(TarEntry(name=b"n" * 300))
+        one = _with_kind(header[:1024], kind)
+        with pytest.raises(CorruptArchive, match="too many"):
+            list(LayerReader(io.BytesIO(one * 100), TarLimits(special_total=10_000)))
+        with pytest.raises(CorruptArchive, match="ends in the middle"):
+            list(LayerReader(io.BytesIO(_with_kind(header[:1024], b"x"))))
+
+
+def _with_kind(header: bytes, kind: bytes) -> bytes:
+    changed = header[:148] + b" " * 8 + kind + header[157:]
+    checksum = b"%06o\0 " % sum(changed[:512])
+    return changed[:148] + checksum + changed[156:]
+
+
+def test_what_follows_an_archive_is_bounded() -> None:
+    reader = LayerReader(io.BytesIO(written() + bytes(5 << 20)), TarLimits(tail=1 << 20))
+    assert list(reader) == []
+    with pytest.raises(CorruptArchive, match="follow the archive"):
+        reader.drain()
+
+
+def test_a_volume_label_is_no_file_and_a_dump_directory_is_a_directory() -> None:
+    label = _with_kind(pack_entry(TarEntry(name=b"label")), b"V")
+    dump = _with_kind(pack_entry(TarEntry(name=b"d/", size=4)), b"D") + b"Yf\0\0" + bytes(508)
+    found = list(LayerReader(io.BytesIO(label + dump + written(TarEntry(name=b"f")))))
+    assert [(entry.name, entry.kind) for entry in found] == [(b"d/", DIRECTORY), (b"f", REGULAR)]
+
+
+# ------------------------------------------------------------------ sparse files of GNU tar
+_FORMS = {
+    "old": ("--format=gnu",),
+    "0.0": ("--format=posix", "--sparse-version=0.0"),
+    "0.1": ("--format=posix", "--sparse-version=0.1"),
+    "1.0": ("--format=posix", "--sparse-version=1.0"),
+}
+
+
+@pytest.fixture
+def sparse(tmp_path: Path) -> Callable[[str], tuple[bytes, bytes]]:
+    """Makes a tar of a sparse file with 40 parts and a plain one; gives the file and the tar."""
+    path = tmp_path / "sparse"
+    with path.open("wb") as file:
+        for part in range(40):
+            file.seek((part * 3 + 1) << 16)
+            file.write(b"part %d" % part)
+        file.truncate(9 << 20)
+    (tmp_path / "plain").write_bytes(b"plain")
+
+    def make(form: str) -> tuple[bytes, bytes]:
+        words = ["tar", "-C", os.fspath(tmp_path), "-cSf", "-", *_FORMS[form], "sparse", "plain"]
+        done = subprocess.run(words, check=True, capture_output=True)
+        return path.read_bytes(), done.stdout
+
+    return make
+
+
+@pytest.mark.parametrize("form", _FORMS)
+def test_sparse_files_are_read_with_their_holes(
+    sparse: Callable[[str], tuple[bytes, bytes]], form: str
+) -> None:
+    content, data = sparse(form)
+    assert len(data) < 1 << 20
+    reader = LayerReader(io.BytesIO(data))
+    found = [(entry.name, entry.size, b"".join(reader.chunks())) for entry in reader]
+    assert found == [(b"sparse", 9 << 20, content), (b"plain", 5, b"plain")]
+    assert [entry.name for entry in LayerReader(io.BytesIO(data))] == [b"sparse", b"plain"]
+
+
+@pytest.mark.parametrize("form", _FORMS)
+def test_holes_are_bounded_and_damaged_maps_are_refused(
+    sparse: Callable[[str], tuple[bytes, bytes]], form: str
+) -> None:
+    _, data = sparse(form)
+    with pytest.raises(CorruptArchive, match="sparse files stand for more"):
+        list(LayerReader(io.BytesIO(data), TarLimits(holes=1 << 20)))
+    for place in range(0, 8192, 61):
+        damaged = bytearray(data)
+        damaged[place] ^= 0x5A
+        reader = LayerReader(io.BytesIO(bytes(damaged)), TarLimits(total_size=32 << 20))
+        with contextlib.suppress(CorruptArchive):
+            for _ in reader:
+                assert sum(len(piece) for piece in reader.chunks()) <= 32 << 20
