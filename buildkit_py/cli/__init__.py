@@ -57,7 +57,7 @@ COMMANDS: dict[str, Command] = {
     "save": Command("archives", "Write images to an archive", _IMAGES),
     "load": Command("archives", "Read images from an archive", _IMAGES),
     "import": Command("archives", "Make an image from a root filesystem tar", _IMAGES),
-    "export": Command("archives", "Write an image's root filesystem as a tar", _IMAGES),
+    "export": Command("archives", "Write an image's or container's files as a tar", _IMAGES),
     "run": Command("run", "Run a program from an image, in the foreground", _IMAGES),
     "ps": Command("containers", "List containers", _IMAGES),
     "rm": Command("containers", "Remove stopped containers", _IMAGES),

@@ -8,14 +8,17 @@ from argparse import SUPPRESS, Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from buildkit_py.cli.inspect import asked_platform
 from buildkit_py.cli.options import state_root
-from buildkit_py.errors import StoreError, UsageError
+from buildkit_py.errors import ContainerError, NoSuchImage, StoreError, UsageError
 
 if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
     from buildkit_py.cli.options import CommandParser
+    from buildkit_py.store import Store
 
 
 # ------------------------------------------------------------------ save
@@ -34,8 +37,23 @@ def run_save(args: Namespace) -> int:
     from buildkit_py.store import open_store
 
     with open_store(state_root(args)) as store, _output(args.output) as stream:
-        save_images(store, args.names, TarSink(stream), asked_platform(args.platform))
+        names = [own for name in args.names for own in _tags_of(store, name)]
+        save_images(store, names, TarSink(stream), asked_platform(args.platform))
     return 0
+
+
+def _tags_of(store: Store, name: str) -> list[str]:
+    """A repository without a tag stands for all tags that it has here, as for docker."""
+    from buildkit_py.oci.reference import parse_reference
+
+    try:
+        asked = parse_reference(name, default_tag=None)
+    except UsageError:
+        return [name]
+    if asked.tag or asked.digest:
+        return [name]
+    own = {item for image in store.images.list() for item in image.names}
+    return sorted(str(item) for item in own if item.repository == asked.repository) or [name]
 
 
 @contextmanager
@@ -129,9 +147,15 @@ def _input(name: str) -> Iterator[BinaryIO]:
     if name == "-":
         yield sys.stdin.buffer
         return
+    if "://" in name:
+        with _downloaded(name) as stream:
+            yield stream
+        return
     path = Path(name)
     if not path.is_file():
-        raise UsageError(f"open {name}: no such file", hint="a tar, compressed or not, or -")
+        raise UsageError(
+            f"open {name}: no such file", hint="a tar, compressed or not, a URL, or -"
+        )
     try:
         with path.open("rb") as file:
             yield file
@@ -139,24 +163,77 @@ def _input(name: str) -> Iterator[BinaryIO]:
         raise StoreError(f"cannot read {name}: permission denied") from error
 
 
+@contextmanager
+def _downloaded(url: str) -> Iterator[BinaryIO]:
+    """The body of an HTTP answer as a file that is read once."""
+    import os
+    from io import BufferedReader, RawIOBase
+
+    from buildkit_py.registry import open_client
+    from buildkit_py.registry.transport import Request
+
+    if not url.startswith(("http://", "https://")):
+        raise UsageError(f"cannot import from {url}", hint="http:// and https:// are known")
+
+    class Body(RawIOBase):
+        pending = b""
+
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: WriteableBuffer, /) -> int:
+            self.pending = self.pending or next(pieces, b"")
+            view = memoryview(buffer)
+            count = min(len(view), len(self.pending))
+            view[:count], self.pending = self.pending[:count], self.pending[count:]
+            return count
+
+    client = open_client(os.environ)
+    sys.stderr.write(f"Downloading from {url}\n")
+    with client.transport.request(Request(method="GET", url=url)) as response:
+        if response.status != 200:
+            raise StoreError(f"cannot import from {url}: the server answers {response.status}")
+        pieces = response.stream()
+        yield cast("BinaryIO", BufferedReader(Body()))
+
+
 # ------------------------------------------------------------------ export
 def configure_export(parser: CommandParser) -> None:
     """Declare the options of `export`."""
-    parser.usage = "pybuild export [OPTIONS] IMAGE"
+    parser.usage = "pybuild export [OPTIONS] IMAGE|CONTAINER"
     parser.add_argument("name", metavar="IMAGE", help=SUPPRESS)
     parser.add_argument("-o", "--output", metavar="file", help="Write to a file, not to stdout")
     parser.add_argument("--platform", metavar="platform", help="Of several platforms, this one")
 
 
 def run_export(args: Namespace) -> int:
-    """Write an image's root filesystem as a tar."""
+    """Write the root filesystem of an image or of a stopped container as a tar."""
     from buildkit_py.exporters.tar import tree_to_tar
     from buildkit_py.layers.tree import MergedTree
     from buildkit_py.store import open_store
 
     with open_store(state_root(args)) as store:
-        image = store.images.get(args.name, asked_platform(args.platform))
-        tree = MergedTree(store.snapshots.directories(image.snapshot))
+        tree = MergedTree(store.snapshots.directories(_exported(store, args)))
         with _output(args.output) as stream:
             tree_to_tar(tree, stream)
     return 0
+
+
+def _exported(store: Store, args: Namespace) -> int | None:
+    """The snapshot of the image or else the container of a name. Raises NoSuchImage and kin."""
+    from buildkit_py.store.containers import ContainerStore
+
+    try:
+        return store.images.get(args.name, asked_platform(args.platform)).snapshot
+    except NoSuchImage:
+        try:
+            container = ContainerStore(store.db).get(args.name)
+        except ContainerError:
+            container = None
+        if container is None:
+            raise
+    if container.snapshot is None:
+        state = "is running" if container.status == "running" else "has left no files"
+        raise ContainerError(f"container {args.name} {state}")
+    store.snapshots.use(container.snapshot)
+    return container.snapshot

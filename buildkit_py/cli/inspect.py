@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from argparse import SUPPRESS, Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from buildkit_py.cli.options import state_root
@@ -72,10 +72,27 @@ def run_inspect(args: Namespace) -> int:
     else:
         for item in found:
             text = "{{json .}}" if args.format == "json" else args.format
-            print(render_template(text, item))
+            print(render_template(text, _for_templates(item)))
     for message in missing:
         print(f"ERROR: {message}", file=sys.stderr)
     return int(bool(missing))
+
+
+def _for_templates(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same with zero values for the fields that docker's types have and the image has not."""
+    from buildkit_py.cli.template_functions import NilList, NilMap, Record
+
+    lists = dict.fromkeys(("Env", "Cmd", "Entrypoint", "OnBuild", "Shell"), NilList())
+    maps = dict.fromkeys(("ExposedPorts", "Volumes", "Labels"), NilMap())
+    texts = dict.fromkeys("Hostname Domainname User Image WorkingDir StopSignal".split(), "")
+    flags = "AttachStdin AttachStdout AttachStderr Tty OpenStdin StdinOnce ArgsEscaped".split()
+    zero = {**lists, **maps, **texts, **dict.fromkeys(flags, False), "Healthcheck": None}
+    nested = {
+        key: Record(value, zero if key == "Config" else None)
+        for key, value in document.items()
+        if isinstance(value, dict)
+    }
+    return Record({**document, **nested}, {"Variant": "", "OsVersion": "", "Descriptor": None})
 
 
 def asked_platform(text: str | None) -> Platform | None:

@@ -131,7 +131,8 @@ def _short(text: str) -> str:
 
 
 def _print_formatted(form: str, records: Sequence[UsageRecord]) -> None:
-    from buildkit_py.cli.templates import parse_template, render_template
+    from buildkit_py.cli.template_syntax import parse_template
+    from buildkit_py.cli.templates import render_template
 
     if form != "json":
         parse_template(form)

@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from buildkit_py.store import Store
 
 _HUB = "docker.io"
+_HEADINGS = {
+    "Name": "NAME",
+    "Tag": "TAG",
+    "Description": "DESCRIPTION",
+    "StarCount": "STARS",
+    "IsOfficial": "OFFICIAL",
+}
 
 
 # ------------------------------------------------------------------ pull
@@ -36,15 +43,10 @@ def configure_pull(parser: CommandParser) -> None:
 
 def run_pull(args: argparse.Namespace) -> int:
     """Fetch an image with all its layers into the store."""
-    from buildkit_py.oci.reference import parse_reference
     from buildkit_py.store import open_store
 
-    name = parse_reference(args.name, default_tag=None if args.all_tags else "latest")
-    if args.all_tags and (name.tag or name.digest):
-        raise UsageError("tag can't be used with --all-tags/-a")
+    name = _named(args)
     client = _client(args, name.domain)
-    if name.tag is None and name.digest is None and not args.all_tags:
-        name = replace(name, tag="latest")
     with open_store(state_root(args)) as store:
         tags = client.tags(name) if args.all_tags else [name.tag]
         for tag in tags:
@@ -59,10 +61,11 @@ def _pull_one(
     from buildkit_py.sources.image import ImageSource
 
     if not args.quiet:
-        print(f"{name.tag or name.digest}: Pulling from {_path(name)}", flush=True)
+        print(f"{name.tag or name.digest}: Pulling from {name.path}", flush=True)
     lines = LayerLines(sys.stdout, terminal=sys.stdout.isatty(), quiet=args.quiet)
     source = ImageSource(store, lambda: client, progress=lines)
     pulled = source.pull(str(name), _platform(args.platform))
+    _warn_of_platform(args.platform, name, pulled.resolved.config)
     if args.quiet:
         print(name)
         return
@@ -70,6 +73,22 @@ def _pull_one(
     print(f"Digest: {pulled.resolved.named_digest.digest}")
     print(f"Status: {news} {name.familiar}")
     print(name)
+
+
+def _warn_of_platform(asked: str | None, name: Reference, config: bytes) -> None:
+    """An image that is in no index is all there is, whatever platform was asked for."""
+    import json
+
+    from buildkit_py.oci.config import config_from_json
+
+    if asked is None:
+        return
+    found, wanted = config_from_json(json.loads(config)).platform, _platform(asked)
+    if (found.os, found.architecture) != (wanted.os, wanted.architecture):
+        sys.stderr.write(
+            f"WARNING: {name.familiar} is an image for {found}: its platform does not match the"
+            f" specified platform ({wanted})\n"
+        )
 
 
 # ------------------------------------------------------------------ push
@@ -85,16 +104,17 @@ def configure_push(parser: CommandParser) -> None:
         default="gzip",
         help="Compression of layers that were made here (default gzip)",
     )
+    parser.add_argument("--compression-level", type=int, metavar="n", help="Level of it")
+    parser.flag("--force-compression", help="Compress layers that were pulled anew, too")
     _registry_options(parser)
     parser.add_argument("name", metavar="NAME")
 
 
 def run_push(args: argparse.Namespace) -> int:
     """Send an image of the store to the registry that its name leads to."""
-    from buildkit_py.oci.reference import parse_reference
     from buildkit_py.store import open_store
 
-    name = parse_reference(args.name, default_tag=None if args.all_tags else "latest")
+    name = _named(args)
     if name.digest is not None:
         raise UsageError("cannot push a digest reference", hint="give the name and the tag")
     client = _client(args, name.domain)
@@ -113,12 +133,16 @@ def _push_one(
 ) -> None:
     from buildkit_py.cli.transfers import LayerLines
     from buildkit_py.exporters.stored import StoredPush, push_stored
+    from buildkit_py.layers.compression import Compression
     from buildkit_py.store.layers import Variant
 
     lines = LayerLines(sys.stdout, terminal=sys.stdout.isatty(), quiet=args.quiet)
-    job = StoredPush(
-        store=store, client=client, progress=lines, variant=Variant(compression=args.compression)
+    variant = Variant(
+        compression=args.compression,
+        level=Compression(kind=args.compression, level=args.compression_level).level,
+        force=args.force_compression,
     )
+    job = StoredPush(store=store, client=client, progress=lines, variant=variant)
     platform = _platform(args.platform) if args.platform else None
     pushed = push_stored(job, name, name, platform)
     if args.quiet:
@@ -142,13 +166,14 @@ def configure_search(parser: CommandParser) -> None:
     parser.flag("--list-tags", help="List the tags of the repository instead")
     parser.flag("--no-trunc", help="Do not shorten descriptions")
     parser.add_argument("--limit", type=int, default=25, metavar="n", help="At most so many lines")
+    parser.add_argument("--format", default="", metavar="string", help="table, json or a template")
     _registry_options(parser)
     parser.add_argument("term", metavar="TERM")
 
 
 def run_search(args: argparse.Namespace) -> int:
     """Print what a registry has."""
-    from buildkit_py.cli.render import print_table
+    from buildkit_py.cli.templates import print_rows
     from buildkit_py.oci.reference import parse_reference
 
     host, slash, term = args.term.partition("/")
@@ -156,17 +181,21 @@ def run_search(args: argparse.Namespace) -> int:
     if args.list_tags:
         name = parse_reference(args.term, default_tag=None)
         tags = sorted(_client(args, name.domain).tags(name))
-        print_table(("NAME", "TAG"), [(name.familiar, tag) for tag in tags[: args.limit]])
+        rows = [{"Name": name.familiar, "Tag": tag} for tag in tags]
     elif remote:
         found = [name for name in _client(args, host).catalog(host) if term in name]
-        print_table(("NAME",), [(f"{host}/{name}",) for name in found[: args.limit]])
+        rows = [{"Name": f"{host}/{name}"} for name in found]
     else:
-        _search_hub(args)
+        rows = _search_hub(args)
+    fields = tuple(rows[0]) if rows else ("Name", "Tag") if args.list_tags else ("Name",)
+    default = "\t".join(f"{{{{.{name}}}}}" for name in fields)
+    print_rows(
+        args.format, {name: _HEADINGS[name] for name in fields}, rows[: args.limit], default
+    )
     return 0
 
 
-def _search_hub(args: argparse.Namespace) -> None:
-    from buildkit_py.cli.render import print_table
+def _search_hub(args: argparse.Namespace) -> list[dict[str, str]]:
     from buildkit_py.registry.hub import search_hub
 
     rows = []
@@ -174,8 +203,15 @@ def _search_hub(args: argparse.Namespace) -> None:
         text = item.description
         if not args.no_trunc and len(text) > 45:
             text = text[:44] + "…"
-        rows.append((item.name, text, str(item.stars), "[OK]" if item.official else ""))
-    print_table(("NAME", "DESCRIPTION", "STARS", "OFFICIAL"), rows)
+        rows.append(
+            {
+                "Name": item.name,
+                "Description": text,
+                "StarCount": str(item.stars),
+                "IsOfficial": "[OK]" if item.official else "",
+            }
+        )
+    return rows
 
 
 # ------------------------------------------------------------------ login, logout
@@ -269,6 +305,22 @@ def run_logout(args: argparse.Namespace) -> int:
 
 
 # ------------------------------------------------------------------ shared
+def _named(args: argparse.Namespace) -> Reference:
+    """The name of `pull` and `push`, with a tag or digest unless all tags are wanted."""
+    from buildkit_py.oci.reference import parse_reference
+
+    name = parse_reference(args.name, default_tag=None)
+    if args.all_tags:
+        if name.tag or name.digest:
+            raise UsageError("tag can't be used with --all-tags/-a")
+        return name
+    if name.tag is None and name.digest is None:
+        if not args.quiet:
+            print("Using default tag: latest", flush=True)
+        return replace(name, tag="latest")
+    return name
+
+
 def _registry_options(parser: CommandParser) -> None:
     parser.flag("--insecure", help="Allow plain HTTP and unknown certificates for this registry")
     parser.flag("--tls-verify", default=True, help="The opposite of --insecure (podman's name)")
@@ -296,7 +348,3 @@ def _domain(server: str) -> str:
     if not host or not all(c.isalnum() or c in ".-:[]_" for c in host):
         raise UsageError(f"invalid registry {server!r}")
     return host
-
-
-def _path(name: Reference) -> str:
-    return name.path if name.domain == _HUB else name.repository

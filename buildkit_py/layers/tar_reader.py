@@ -74,6 +74,7 @@ class LayerReader:
         self._position = 0
         self._left = 0  # unread content of the current entry
         self._padding = 0
+        self._begun = False
         self._globals: dict[bytes, bytes] = {}
         self._global_size = 0
         self._sparse: SparseMap | None = None
@@ -155,9 +156,14 @@ class LayerReader:
         self._globals.update(_parse_pax(body))
 
     def _header(self, *, end_allowed: bool) -> bytes | None:
-        header = self._take(BLOCK, end_allowed=end_allowed)
+        header = self._take(BLOCK, end_allowed=end_allowed, short=True)
         if not header or header == _ZERO:
             return None
+        if len(header) < BLOCK:
+            raise CorruptArchive(
+                "archive ends in the middle of an entry" if self._begun else "not a tar archive"
+            )
+        self._begun = True
         stored = _number(header[148:156], "checksum")
         unsigned = sum(header.translate(None, b"\0")) - sum(header[148:156]) + 8 * 0x20
         if stored != unsigned and stored != _signed_sum(header):
@@ -298,7 +304,7 @@ def _number(field: bytes, what: str) -> int:
     try:
         return int(text, 8)
     except ValueError:
-        raise CorruptArchive(f"a tar header's {what} is no number") from None
+        raise CorruptArchive(f"not a tar archive: a header's {what} is no number") from None
 
 
 def _signed_sum(header: bytes) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 
 import pytest
 
@@ -94,3 +95,14 @@ def test_other_platforms_are_asked_for_by_name(busybox: Pybuild) -> None:
         "run", "--rm", "--pull=never", "--platform=linux/s390x", "busybox", "true", status=125
     ).stderr
     assert "no such image: busybox" in error
+
+
+def test_export_writes_the_files_of_a_container(busybox: Pybuild) -> None:
+    busybox("run", "--name", "work", "busybox", "sh", "-c", "echo made >/made; rm -r /home")
+    busybox("export", "-o", "files.tar", "work")
+    with tarfile.open(busybox.directory / "files.tar") as tar:
+        names = {name.rstrip("/") for name in tar.getnames()}
+    assert "made" in names
+    assert "bin/busybox" in names
+    assert "home" not in names
+    assert "no such image" in busybox("export", "absent", status=1).stderr

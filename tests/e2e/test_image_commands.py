@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Pybuild
+from tests.registries import Answer, Asked, ScriptedServer
 
 
 def test_images_has_dockers_columns(busybox: Pybuild) -> None:
@@ -114,6 +116,36 @@ def test_prune_asks_first_and_removes_images_without_a_name(
     assert f"Deleted: {old}" in busybox("prune", "-f").stdout
     assert len(busybox("images", "-q").stdout.split()) == 1
     assert "sound" in busybox("system", "check").stdout
+
+
+def test_a_repository_without_a_tag_is_saved_with_all_its_tags(busybox: Pybuild) -> None:
+    for name in ("one:1", "one:2", "other:1"):
+        busybox("tag", "busybox", name)
+    busybox("save", "-o", "all.tar", "one")
+    with tarfile.open(busybox.directory / "all.tar") as tar:
+        file = tar.extractfile("manifest.json")
+        assert file is not None
+        assert json.load(file)[0]["RepoTags"] == ["one:1", "one:2"]
+
+
+def test_import_from_a_url(pybuild: Pybuild, tiny_tar: bytes) -> None:
+    def answer(asked: Asked) -> Answer:
+        return Answer(200, gzip.compress(tiny_tar)) if asked.path == "/root.tgz" else Answer(404)
+
+    with ScriptedServer(answer) as server:
+        made = pybuild("import", f"{server.url}/root.tgz", "got:1").stdout.strip()
+        failed = pybuild("import", f"{server.url}/absent", status=1)
+    [shown] = json.loads(pybuild("inspect", "got:1").stdout)
+    assert shown["Id"] == made
+    assert shown["Comment"] == f"Imported from {server.url}/root.tgz"
+    assert "answers 404" in failed.stderr
+    assert "http:// and https:// are known" in pybuild("import", "ftp://x/y", status=2).stderr
+
+
+@pytest.mark.parametrize("data", [b"FROM scratch\n", b"no tar at all, though longer\n" * 99])
+def test_what_is_no_tar_is_called_so(pybuild: Pybuild, data: bytes) -> None:
+    for words in (["load"], ["import", "-"]):
+        assert "not a tar archive" in pybuild(*words, stdin=data, status=1).stderr
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

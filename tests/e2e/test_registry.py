@@ -73,7 +73,7 @@ def upload(pybuild: Pybuild, registry: RealRegistry, name: str, *options: str) -
 def test_pull_of_what_skopeo_pushed(pybuild: Pybuild, registry: RealRegistry) -> None:
     upload(pybuild, registry, "team/app:1")
     done = pybuild("pull", f"{registry.host}/team/app:1")
-    assert f"1: Pulling from {registry.host}/team/app" in done.stdout
+    assert "1: Pulling from team/app" in done.stdout
     assert "Pull complete" in done.stdout
     assert f"Status: Downloaded newer image for {registry.host}/team/app:1" in done.stdout
     again = pybuild("pull", f"{registry.host}/team/app:1").stdout
@@ -155,6 +155,37 @@ def test_build_output_to_the_registry(
     out = pybuild.directory / "out"
     other("build", "-o", out, context(f"FROM {name}\n"))
     assert sorted(path.name for path in out.iterdir()) == ["a.txt", "b.txt"]
+
+
+def test_tags_are_either_named_or_all(pybuild: Pybuild, registry: RealRegistry) -> None:
+    name = f"{registry.host}/team/tags"
+    imported(pybuild, name, {"a.txt": b"a"})
+    assert pybuild("push", name).stdout.startswith("Using default tag: latest\n")
+    for command in ("push", "pull"):
+        failed = pybuild(command, "-a", f"{name}:latest", status=2)
+        assert "tag can't be used with --all-tags/-a" in failed.stderr
+
+
+def test_pulling_another_platform_than_there_is_warns(pybuild: Pybuild) -> None:
+    with ScriptedServer(serve_image(fake_image(architecture="arm64"))) as server:
+        done = pybuild("pull", "--platform", "linux/amd64", f"{server.host}/one:1")
+    assert "does not match the specified platform (linux/amd64)" in done.stderr
+
+
+def test_pulled_layers_are_pushed_in_another_form_when_forced(
+    pybuild: Pybuild, registry: RealRegistry
+) -> None:
+    upload(pybuild, registry, "team/app:1")
+    name = f"{registry.host}/team/app:1"
+    pybuild("pull", name)
+    options = ("--compression", "zstd", "--compression-level", "4")
+    pybuild("push", *options, name)
+    assert "zstd" not in str(inspect(registry, "team/app:1", "--raw"))
+    pybuild("push", *options, "--force-compression", name)
+    layers = inspect(registry, "team/app:1", "--raw")["layers"]
+    assert all(layer["mediaType"].endswith("+zstd") for layer in layers)
+    failed = pybuild("push", "--compression-level", "77", name, status=2)
+    assert "compression level of gzip must be in 0-9" in failed.stderr
 
 
 def test_push_option_of_build(
