@@ -93,7 +93,7 @@ def _attach(root: int, number: int, mount: WireMount, spec: WireSpec, stubs: Stu
         os.close(place)
         return
     if kind == "FileMount":
-        tree = _file_tree(number, mount, spec["scratch"])
+        tree = file_tree(str(number), mount, spec["scratch"])
     elif kind == "HostMount":
         bits = 0 if spec["privileged"] else sc.MOUNT_ATTR_NODEV
         bits |= sc.MOUNT_ATTR_RDONLY if mount["readonly"] else 0
@@ -108,8 +108,9 @@ def _attach(root: int, number: int, mount: WireMount, spec: WireSpec, stubs: Stu
     os.close(place)
 
 
-def _file_tree(number: int, mount: WireMount, scratch: str) -> int:
-    path = f"{scratch}/files/{number}"
+def file_tree(name: str, mount: WireMount, scratch: str) -> int:
+    """A file in memory, as a detached mount."""
+    path = f"{scratch}/files/{name}"
     flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
     fd = os.open(path, flags, 0o600)
     view = memoryview(mount["content"])

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from buildkit_py.runtime.spec import WireSpec
 
 _ORPHAN_ROUNDS = 1000
-_PATIENCE_MS = 5
+_PATIENCE_MS = 1
 _MOST_FAILURES = 16
 
 

@@ -32,7 +32,7 @@ def run_step(
 
     `prepared` says that `stand_by` has done its part.
     """
-    _tell_of_start(reply)
+    tell_of_start(reply)
     stage = "cgroup"
     try:
         warnings = _join_cgroups(spec["cgroups"])
@@ -54,7 +54,7 @@ def run_step(
 
 
 # ------------------------------------------------------------------ surroundings
-def _tell_of_start(reply: _socket.socket) -> None:
+def tell_of_start(reply: _socket.socket) -> None:
     """Give the parent the handle to kill us by."""
     pidfd = os.pidfd_open(os.getpid())
     send(reply, ("started",), (pidfd,))

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from sqlite3 import Row
 
-from buildkit_py.digest import Digest
+from buildkit_py.digest import Digest, sha256
 from buildkit_py.oci.descriptor import Descriptor, descriptor_from_json
 from buildkit_py.store.paths import StatePaths
+
+EMPTY_LAYER = (sha256(bytes(1024)), 1024)
+"""Digest and size of the tar of a layer without entries: its end mark alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

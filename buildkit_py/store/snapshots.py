@@ -31,7 +31,7 @@ from buildkit_py.store.database import Database
 from buildkit_py.store.failures import explain_os_errors
 from buildkit_py.store.layers import Fetch, Layer, LayerBlob, LayerStore, Variant, copy_root
 from buildkit_py.store.paths import StatePaths
-from buildkit_py.store.snapshot import Snapshot, is_idle, snapshot_from_row
+from buildkit_py.store.snapshot import EMPTY_LAYER, Snapshot, is_idle, snapshot_from_row
 from buildkit_py.store.trash import remove_tree
 
 if TYPE_CHECKING:
@@ -189,19 +189,20 @@ class SnapshotStore:
         In its tar, times later than `settle` (seconds) become that; on disk they stay, so that
         steps that follow see which file is newer.
         """
+        # A layer that changes nothing is known already, and is not mounted: that takes time.
+        idle = bool(active.below) and is_idle(active.upper, active.below[-1])
+        tar = (*EMPTY_LAYER, 0) if idle else (None, None, None)
         name = self._place(active.upper)
         with self._db.transaction() as connection:
             layer = connection.execute(
-                "INSERT INTO layers (directory, unpacked, settle) VALUES (?, 1, ?)",
-                (name, settle),
+                "INSERT INTO layers (directory, unpacked, settle, diff_id, tar_size, size)"
+                " VALUES (?, 1, ?, ?, ?, ?)",
+                (name, settle, *tar),
             ).lastrowid
             assert layer is not None
             snapshot = self._insert(connection, active.parent, layer, kind, description)
         made = self.get(snapshot)
-        # A layer that changes nothing is left out: long stacks are slow to mount.
-        top = (
-            () if active.below and is_idle(made.directory, active.below[-1]) else (made.directory,)
-        )
+        top = () if idle else (made.directory,)
         self._stacks[snapshot] = (made.directory, (*active.below, *top))
         return made
 

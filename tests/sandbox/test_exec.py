@@ -9,6 +9,8 @@ import threading
 import pytest
 
 from buildkit_py.errors import BuildCancelled, ExecError, SolveError
+from buildkit_py.layers.diff import write_layer
+from buildkit_py.store.snapshot import EMPTY_LAYER
 from tests.sandbox.harness import Rig
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.requires("overlay")]
@@ -188,3 +190,15 @@ def test_output_of_both_streams_arrives_whole(rig: Rig) -> None:
     out = rig.run("for i in 1 2 3; do echo o$i; done; echo e >&2; printf tail").ok()
     assert sorted(out.output.replace("tail", "").split()) == ["e", "o1", "o2", "o3"]
     assert "tail" in out.output
+
+
+def test_a_layer_that_changes_nothing_is_not_mounted_again(rig: Rig) -> None:
+    same = rig.run("true").ok().snapshot
+    directories = rig.store.snapshots.directories
+    assert directories(same) == directories(rig.image)
+    written = write_layer(rig.directory(same), None)
+    assert (written.diff_id, written.size) == EMPTY_LAYER
+    assert rig.store.snapshots.diff_id(same or 0) == written.diff_id
+    for change in ("chown 7 /", "touch -d @9 /", "chmod 700 /", "echo > /x"):
+        changed = rig.run(change, parent=same).ok().snapshot
+        assert len(directories(changed)) == 2, change
