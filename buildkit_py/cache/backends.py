@@ -76,6 +76,12 @@ def _loader(option: CacheOption, access: CacheAccess) -> Callable[[], LoadedCach
             return s3.pull_cache(
                 s3.open_bucket(option, access.client().transport, access.environment)
             )
+        if option.kind == "gha":
+            from buildkit_py.cache import gha  # noqa: PLC0415
+
+            return gha.pull_cache(
+                gha.open_cache(option, access.client().transport, access.environment)
+            )
         raise UsageError(f"cache type {option.kind} cannot be imported")
 
     return load
@@ -117,7 +123,7 @@ def _write(
     access: CacheAccess,
 ) -> Digest:
     export = _collect(option, results, roots, access)
-    image_manifest = option.flag("image-manifest", default=True)
+    form = option.form
     if option.kind == "local":
         from buildkit_py.cache.directory import write_directory  # noqa: PLC0415
 
@@ -125,8 +131,8 @@ def _write(
             access.directory / option.text("dest"),
             export,
             access.snapshots,
+            form=form,
             tag=option.text("tag", "latest"),
-            image_manifest=image_manifest,
             reset=option.flag("reset"),
         )
     if option.kind == "registry":
@@ -138,11 +144,18 @@ def _write(
             parse_reference(option.text("ref")),
             export,
             access.snapshots,
-            image_manifest=image_manifest,
+            form=form,
             progress=access.progress,
         )
     if option.kind == "s3":
         return _write_s3(option, export, access)
+    if option.kind == "gha":
+        from buildkit_py.cache import gha  # noqa: PLC0415
+
+        transport = access.client().transport
+        return gha.push_cache(
+            gha.open_cache(option, transport, access.environment), export, access.snapshots
+        )
     raise UsageError(f"cache type {option.kind} cannot be exported")
 
 
@@ -165,7 +178,7 @@ def _collect(
     access: CacheAccess,
 ) -> CacheExport:
     from buildkit_py.cache.exports import choose_results, collect  # noqa: PLC0415
-    from buildkit_py.store.layers import Variant  # noqa: PLC0415
+    from buildkit_py.store.layer import Variant  # noqa: PLC0415
 
     level = option.text("compression-level")
     variant = Variant(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from buildkit_py.cache.config import CONFIG_LIMIT, CacheConfig, decode
-from buildkit_py.cache.documents import CacheDocuments, make_documents
+from buildkit_py.cache.documents import CacheDocuments, Form, make_documents
 from buildkit_py.cache.imports import LoadedCache
 from buildkit_py.digest import Digest, hex_of, parse_digest, sha256
 from buildkit_py.errors import BlobNotFound, ContentError, DigestMismatch
@@ -26,6 +26,7 @@ from buildkit_py.oci.descriptor import (
     descriptor_to_json,
 )
 from buildkit_py.oci.manifest import MANIFEST_LIMIT, Index, parse_manifest
+from buildkit_py.store.locks import FileLock
 
 if TYPE_CHECKING:
     from buildkit_py.cache.exports import CacheExport
@@ -40,13 +41,28 @@ def write_directory(
     export: CacheExport,
     snapshots: SnapshotStore,
     *,
+    form: Form,
     tag: str = "latest",
-    image_manifest: bool = True,
     reset: bool = False,
 ) -> Digest:
-    """Write a cache under a tag. `reset` drops other tags and what only they need."""
+    """Write a cache under a tag. `reset` drops the blobs that no tag needs any more."""
     blobs = directory / "blobs" / "sha256"
     blobs.mkdir(parents=True, exist_ok=True)
+    if not (directory / "oci-layout").exists():
+        _write(directory / "oci-layout", _LAYOUT)
+    with FileLock(directory / "oci-layout", shared=True):  # nobody sweeps what is not named yet
+        documents = make_documents(export.config, form)
+        _write_blobs(blobs, export, snapshots, documents)
+        with FileLock(directory / "index.json.lock"):
+            _name(directory, documents.descriptor, tag)
+    if reset:
+        _sweep(directory)
+    return documents.descriptor.digest
+
+
+def _write_blobs(
+    blobs: Path, export: CacheExport, snapshots: SnapshotStore, documents: CacheDocuments
+) -> None:
     for snapshot, blob in export.layers:
         place = blobs / hex_of(blob.descriptor.digest)
         if not place.exists():
@@ -57,21 +73,19 @@ def write_directory(
         if not place.exists():
             with _Replacing(place) as out, snapshots.content.open(mount.blob.digest) as file:
                 shutil.copyfileobj(file, out)
-    documents = make_documents(export.config, image_manifest=image_manifest)
     for data in (documents.config, documents.manifest):
         _write(blobs / hex_of(sha256(data)), data)
-    _write(directory / "oci-layout", _LAYOUT)
-    named = replace(documents.descriptor, annotations={REF_NAME: tag})
-    others = [] if reset else [item for item in _listed(directory) if _tag(item) != tag]
+
+
+def _name(directory: Path, document: Descriptor, tag: str) -> None:
+    named = replace(document, annotations={REF_NAME: tag})
+    others = [item for item in _listed(directory) if _tag(item) != tag]
     index = {
         "schemaVersion": 2,
         "mediaType": MediaType.OCI_INDEX,
         "manifests": [descriptor_to_json(item) for item in (*others, named)],
     }
     _write(directory / "index.json", json.dumps(index, separators=(",", ":")).encode())
-    if reset:
-        _sweep(blobs, export, documents)
-    return named.digest
 
 
 def read_directory(
@@ -141,13 +155,26 @@ def _write(path: Path, data: bytes) -> None:
         out.write(data)
 
 
-def _sweep(blobs: Path, export: CacheExport, documents: CacheDocuments) -> None:
-    wanted = {hex_of(blob.descriptor.digest) for _, blob in export.layers}
-    wanted |= {hex_of(mount.blob.digest) for mount in export.config.mounts}
-    wanted |= {hex_of(sha256(documents.config)), hex_of(sha256(documents.manifest))}
-    for path in blobs.iterdir():
-        if path.name not in wanted:
-            path.unlink(missing_ok=True)
+def _sweep(directory: Path) -> None:
+    """Remove the blobs that nothing named needs; not while somebody else writes some."""
+    lock = FileLock(directory / "oci-layout")
+    if not lock.try_acquire():
+        return
+    try:
+        wanted: set[str] = set()
+        for named in _listed(directory):
+            document = parse_manifest(_read(directory, named.digest, MANIFEST_LIMIT))
+            wanted.add(hex_of(named.digest))
+            if isinstance(document, Index):
+                wanted.update(hex_of(item.digest) for item in document.manifests)
+            else:
+                wanted.update(hex_of(item.digest) for item in document.layers)
+                wanted.add(hex_of(document.config.digest))
+        for path in (directory / "blobs" / "sha256").iterdir():
+            if path.name not in wanted:
+                path.unlink(missing_ok=True)
+    finally:
+        lock.release()
 
 
 class _Replacing:

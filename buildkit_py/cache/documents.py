@@ -11,6 +11,7 @@ from buildkit_py.cache.config import (
     encode,
 )
 from buildkit_py.digest import canonical_json, sha256
+from buildkit_py.oci.assemble import docker_media_type
 from buildkit_py.oci.descriptor import Descriptor, MediaType, descriptor_to_json
 
 
@@ -24,8 +25,18 @@ class CacheDocuments:
     descriptor: Descriptor
 
 
-def make_documents(config: CacheConfig, *, image_manifest: bool = True) -> CacheDocuments:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """How a cache is wrapped: as an image or an index, by OCI's media types or by Docker's."""
+
+    image_manifest: bool = True
+    oci: bool = True
+
+
+def make_documents(config: CacheConfig, form: Form) -> CacheDocuments:
     """The documents of a cache whose layers all have blobs."""
+    if not form.oci:
+        config = _with_docker_types(config)
     data = encode(config)
     config_descriptor = _describe(data, CONFIG_TYPE)
     layers = [
@@ -40,10 +51,12 @@ def make_documents(config: CacheConfig, *, image_manifest: bool = True) -> Cache
     ]
     layers += [descriptor_to_json(mount.blob) for mount in config.mounts]
     described = descriptor_to_json(config_descriptor)
-    kind = MediaType.OCI_MANIFEST if image_manifest else MediaType.OCI_INDEX
+    kind = MediaType.OCI_MANIFEST if form.image_manifest else MediaType.OCI_INDEX
+    if not form.oci:
+        kind = MediaType.DOCKER_LIST
     body = (
         {"config": described, "layers": layers}
-        if image_manifest
+        if form.image_manifest
         else {"manifests": [*layers, described]}
     )
     manifest = canonical_json({"schemaVersion": 2, "mediaType": kind, **body})
@@ -52,6 +65,20 @@ def make_documents(config: CacheConfig, *, image_manifest: bool = True) -> Cache
         config_descriptor=config_descriptor,
         manifest=manifest,
         descriptor=_describe(manifest, kind),
+    )
+
+
+def _with_docker_types(config: CacheConfig) -> CacheConfig:
+    def renamed(blob: Descriptor) -> Descriptor:
+        return replace(blob, media_type=docker_media_type(blob.media_type))
+
+    return replace(
+        config,
+        layers=tuple(
+            replace(layer, blob=renamed(layer.blob)) if layer.blob else layer
+            for layer in config.layers
+        ),
+        mounts=tuple(replace(mount, blob=renamed(mount.blob)) for mount in config.mounts),
     )
 
 

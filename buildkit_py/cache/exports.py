@@ -11,7 +11,7 @@ from buildkit_py.cache.config import CacheConfig, CachedLayer, CachedResult
 
 if TYPE_CHECKING:
     from buildkit_py.digest import Digest
-    from buildkit_py.store.layers import LayerBlob, Variant
+    from buildkit_py.store.layer import LayerBlob, Variant
     from buildkit_py.store.snapshots import SnapshotStore
 
 

@@ -46,13 +46,14 @@ class ImportedCache:
         self._guard = threading.Lock()
         self._loaded: LoadedCache | None = None
         self._index: Mapping[Digest, CachedResult] | None = None
+        self._lost: set[Digest] = set()
         self.missing = False
 
     def find(self, key: Digest) -> CacheRecord | None:
         """The record of a key, its layers known to the store (but not fetched)."""
         index = self._records()
         found = index.get(key)
-        if found is None or self._loaded is None:
+        if found is None or self._loaded is None or self._is_lost(self._loaded, found):
             return None
         try:
             snapshot = self._snapshot(self._loaded, found)
@@ -66,6 +67,17 @@ class ImportedCache:
             description=found.description,
             created=found.created,
         )
+
+    def lose(self, origin: str, blob: Digest) -> None:
+        """Find nothing any more that needs a blob which could not be had from here."""
+        if self._loaded is not None and self._loaded.origin == origin:
+            self._lost.add(blob)
+
+    def _is_lost(self, loaded: LoadedCache, found: CachedResult) -> bool:
+        if not self._lost:
+            return False
+        chain = loaded.config.chain(found.layer)
+        return any(layer.blob is not None and layer.blob.digest in self._lost for layer in chain)
 
     def mounts(self) -> tuple[tuple[CachedMount, ...], str]:
         """The cache mounts that come with it, and where their blobs are."""

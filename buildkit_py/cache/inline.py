@@ -26,7 +26,7 @@ def inline_field(
     results: Sequence[ExportedResult], root: int, snapshots: SnapshotStore
 ) -> Mapping[str, Any]:
     """What to add to the config of the image whose file system is `root`."""
-    from buildkit_py.store.layers import Variant  # noqa: PLC0415
+    from buildkit_py.store.layer import Variant  # noqa: PLC0415
 
     chosen = choose_results(results, [root], snapshots, "min")
     if not chosen:

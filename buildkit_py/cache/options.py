@@ -7,8 +7,12 @@ import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from buildkit_py.errors import UsageError
+
+if TYPE_CHECKING:
+    from buildkit_py.cache.documents import Form
 
 _FORM = "image-manifest oci-mediatypes compression compression-level force-compression"
 _S3 = (
@@ -16,17 +20,20 @@ _S3 = (
     " access_key_id secret_access_key session_token retry_mode retry_max_attempts"
     " disable_accept_encoding touch_refresh upload_parallelism mounts"
 )
+_GHA = "scope url url_v2 version token timeout mounts"
 _IMPORT: dict[str, frozenset[str]] = {
     "registry": frozenset("ref mounts".split()),
     "local": frozenset("src tag digest mounts".split()),
     "inline": frozenset("ref".split()),
     "s3": frozenset(_S3.split()),
+    "gha": frozenset(_GHA.split()),
 }
 _EXPORT: dict[str, frozenset[str]] = {
     "registry": frozenset(f"ref mode mounts ignore-error {_FORM}".split()),
     "local": frozenset(f"dest tag mode reset mounts ignore-error {_FORM}".split()),
     "inline": frozenset("mode ignore-error".split()),
     "s3": frozenset(f"{_S3} mode ignore-error {_FORM}".split()),
+    "gha": frozenset(f"{_GHA} mode ignore-error repository ghtoken {_FORM}".split()),
 }
 _NEEDED = {
     ("from", "registry"): "ref",
@@ -35,6 +42,16 @@ _NEEDED = {
     ("from", "local"): "src",
     ("to", "local"): "dest",
 }
+_FLAGS = (
+    "image-manifest",
+    "oci-mediatypes",
+    "force-compression",
+    "ignore-error",
+    "reset",
+    "mounts",
+    "use_path_style",
+    "disable_accept_encoding",
+)
 _DURATION = re.compile(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?")
 _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
@@ -86,6 +103,14 @@ class CacheOption:
         return self.attributes.get("mode", "min")
 
     @property
+    def form(self) -> Form:
+        """How the cache is wrapped. An image manifest exists by OCI's types only."""
+        from buildkit_py.cache.documents import Form  # noqa: PLC0415  # exports only
+
+        oci = self.flag("oci-mediatypes", default=True)
+        return Form(image_manifest=self.flag("image-manifest", default=oci), oci=oci)
+
+    @property
     def shown(self) -> str:
         """How warnings name it."""
         for name in ("ref", "src", "dest", "bucket"):
@@ -96,9 +121,7 @@ class CacheOption:
 
 def parse_import(text: str) -> CacheOption:
     """The value of `--cache-from`. Raises UsageError."""
-    option = _parse(text, "from", _IMPORT)
-    option.flag("mounts")
-    return option
+    return _checked(_parse(text, "from", _IMPORT))
 
 
 def parse_export(text: str) -> CacheOption:
@@ -115,16 +138,33 @@ def parse_export(text: str) -> CacheOption:
     level = option.text("compression-level")
     if level and not level.isdecimal():
         raise UsageError(f"invalid compression-level {level!r} of a cache")
-    for name in (
-        "image-manifest",
-        "oci-mediatypes",
-        "force-compression",
-        "ignore-error",
-        "reset",
-        "mounts",
-        "use_path_style",
-    ):
+    _check_types(option)
+    return _checked(option)
+
+
+def _check_types(option: CacheOption) -> None:
+    if option.flag("oci-mediatypes", default=True):
+        return
+    if option.flag("image-manifest"):
+        raise UsageError("image-manifest=true of a cache needs oci-mediatypes=true")
+    if option.text("compression", "gzip") not in {"gzip", "uncompressed"}:
+        raise UsageError(
+            f"compression={option.text('compression')} of a cache needs oci-mediatypes=true"
+        )
+
+
+def _checked(option: CacheOption) -> CacheOption:
+    """The same, when each value has the form that its name wants. Raises UsageError."""
+    for name in _FLAGS:
         option.flag(name)
+    for name in ("retry_max_attempts", "upload_parallelism"):
+        option.number(name, 0)
+    for name in ("timeout", "touch_refresh"):
+        option.seconds(name, 0.0)
+    if option.text("version", "1") not in {"1", "2"}:
+        raise UsageError(
+            f"invalid version {option.text('version')!r} of a cache", hint="one of 1, 2"
+        )
     return option
 
 

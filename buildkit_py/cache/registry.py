@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from buildkit_py.cache.config import CONFIG_LIMIT, CacheConfig, decode, merge
 from buildkit_py.cache.directory import with_sizes
-from buildkit_py.cache.documents import make_documents
+from buildkit_py.cache.documents import Form, make_documents
 from buildkit_py.cache.imports import LoadedCache
 from buildkit_py.cache.inline import read_inline
 from buildkit_py.errors import ContentError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from buildkit_py.oci.reference import Reference
     from buildkit_py.registry.client import RegistryClient
     from buildkit_py.registry.transfer import Progress, PushBlob
-    from buildkit_py.store.layers import LayerBlob
+    from buildkit_py.store.layer import LayerBlob
     from buildkit_py.store.snapshots import SnapshotStore
 
 _MOST_PLATFORMS = 64
@@ -34,7 +34,7 @@ def push_cache(
     export: CacheExport,
     snapshots: SnapshotStore,
     *,
-    image_manifest: bool = True,
+    form: Form,
     progress: Progress | None = None,
 ) -> Digest:
     """Send a cache: layers, config, and the manifest that names them. Raises RegistryError."""
@@ -46,7 +46,7 @@ def push_cache(
         push_document,
     )
 
-    documents = make_documents(export.config, image_manifest=image_manifest)
+    documents = make_documents(export.config, form)
     blobs = [
         _sender(snapshots, snapshot, blob, reference)
         for snapshot, blob in {b.descriptor.digest: (s, b) for s, b in export.layers}.values()

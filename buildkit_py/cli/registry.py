@@ -134,7 +134,7 @@ def _push_one(
     from buildkit_py.cli.transfers import LayerLines
     from buildkit_py.exporters.stored import StoredPush, push_stored
     from buildkit_py.layers.compression import Compression
-    from buildkit_py.store.layers import Variant
+    from buildkit_py.store.layer import Variant
 
     lines = LayerLines(sys.stdout, terminal=sys.stdout.isatty(), quiet=args.quiet)
     variant = Variant(

@@ -196,7 +196,7 @@ class Engine:
         from buildkit_py.oci.reference import parse_reference  # noqa: PLC0415
         from buildkit_py.platforms import parse_platform  # noqa: PLC0415
         from buildkit_py.registry import open_client  # noqa: PLC0415
-        from buildkit_py.store.layers import Variant  # noqa: PLC0415
+        from buildkit_py.store.layer import Variant  # noqa: PLC0415
 
         target = parse_reference(name)
         if target.digest is not None:

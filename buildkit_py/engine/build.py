@@ -14,8 +14,9 @@ from buildkit_py.engine.aftermath import keep_steps, step_sizes, write_result_fi
 from buildkit_py.engine.compile import Compiled, compile_build
 from buildkit_py.engine.forwarding import Forwarder, open_forwarder
 from buildkit_py.engine.inputs import BuildInputs, directory_matcher, open_inputs
+from buildkit_py.engine.lost import carry_out
 from buildkit_py.engine.options import build_options
-from buildkit_py.engine.outputs import Outputs, export_all
+from buildkit_py.engine.outputs import Outputs, check_outputs, export_all
 from buildkit_py.engine.record import Recording, summary_of
 from buildkit_py.engine.request import BuildRequest, BuildResult
 from buildkit_py.engine.steps import StepTracker, VertexOutcome, step_infos, step_results
@@ -193,7 +194,7 @@ class _Build:
             self.emit(warning)
         self._open_contexts(compiled, inputs, shop)
         tracker = self._tracker(compiled)
-        forwarder = open_forwarder(outputs, self.request, compiled, self.env)
+        check_outputs(outputs, self.request, compiled, self.env)
         graph = BuildGraph(roots=self._roots(compiled))
         shop.graph = graph
         self.emit(
@@ -212,8 +213,22 @@ class _Build:
             from buildkit_py.engine.remote_cache import fill_mounts  # noqa: PLC0415
 
             fill_mounts(shop, graph)
-        with forwarder:
-            solution = self._solve(graph, tracker, shop, forwarder)
+        result = carry_out(
+            lambda: self._solve_and_finish(outputs, compiled, tracker, shop),
+            shop,
+            restart=tracker.restart,
+        )
+        if self.env.recall is not None:
+            self._remember(self.env.recall, inputs, compiled, graph, shop, result)
+        return result
+
+    def _solve_and_finish(
+        self, outputs: Outputs, compiled: Compiled, tracker: StepTracker, shop: Workshop
+    ) -> BuildResult:
+        assert shop.graph is not None
+        self._exports.clear()
+        with open_forwarder(outputs, self.request, compiled, self.env) as forwarder:
+            solution = self._solve(shop.graph, tracker, shop, forwarder)
         self.tops = tuple(
             None if image.root is None else solution[image.root.digest].snapshot
             for image in compiled.images
@@ -226,10 +241,7 @@ class _Build:
             from buildkit_py.engine.verify import compare  # noqa: PLC0415
 
             compare(self.store, self._compare_with, self.tops)
-        result = self._finish(outputs, compiled, solution, tracker, shop)
-        if self.env.recall is not None:
-            self._remember(self.env.recall, inputs, compiled, graph, shop, result)
-        return result
+        return self._finish(outputs, compiled, solution, tracker, shop)
 
     # -------------------------------------------------------------- compiler
     def _compile(self, dockerfile: Dockerfile, shop: Workshop, inputs: BuildInputs) -> Compiled:

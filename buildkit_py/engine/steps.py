@@ -82,6 +82,13 @@ class StepTracker:
     finished: list[FinishedStep] = field(default_factory=list)
     outcomes: dict[Digest, VertexOutcome] = field(default_factory=dict)
     _guard: threading.Lock = field(default_factory=threading.Lock)
+    _said: int = 0
+
+    def restart(self) -> None:
+        """Forget all outcomes, for a graph that is solved again; what was said is not repeated."""
+        with self._guard:
+            self.finished.clear()
+            self.outcomes.clear()
 
     def vertex_done(self, vertex: Vertex, outcome: VertexOutcome) -> None:
         """Take the outcome of a vertex; may be called from any thread."""
@@ -133,6 +140,9 @@ class StepTracker:
             if index == last and image_id:
                 name = hex_of(Digest(image_id))
             self.finished.append(FinishedStep(step=step, id=name, outcome=outcome))
+            if index < self._said:
+                continue
+            self._said = index + 1
             self.emit(
                 StepCompleted(index=index, id=name, cached=outcome.cached, time=self.clock())
             )

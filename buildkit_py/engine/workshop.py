@@ -19,6 +19,7 @@ from buildkit_py.solver.ports import Result
 from buildkit_py.solver.solver import Solver, solver_settings
 from buildkit_py.sources.image import ImageSource
 from buildkit_py.sources.local import ContextSource
+from buildkit_py.store.lost import LostLayers
 from buildkit_py.worker import LocalWorker
 from buildkit_py.worker.contents import ContentDigests
 from buildkit_py.worker.secrets import BuildSecrets, Secret
@@ -344,6 +345,7 @@ def open_workshop(
         shop = Workshop(request, env, emit, cancelled, stack)
         env.store.snapshots.layers.fetch = shop.images.fetch
         env.store.snapshots.layers.warn = shop.warn
+        env.store.snapshots.layers.lost = LostLayers()
         if request.cache_from:
             from buildkit_py.engine.remote_cache import open_imports  # noqa: PLC0415
 

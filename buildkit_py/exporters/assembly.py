@@ -23,7 +23,7 @@ from buildkit_py.oci.assemble import (
 )
 from buildkit_py.oci.config import rfc3339
 from buildkit_py.oci.descriptor import Descriptor
-from buildkit_py.store.layers import LayerBlob
+from buildkit_py.store.layer import LayerBlob
 
 if TYPE_CHECKING:
     from buildkit_py.exporters.attributes import ImageOptions

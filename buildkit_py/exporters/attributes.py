@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from buildkit_py.errors import UsageError
 from buildkit_py.oci.reference import Reference, parse_reference
 from buildkit_py.platforms import Platform
-from buildkit_py.store.layers import Variant
+from buildkit_py.store.layer import Variant
 
 if TYPE_CHECKING:
     from buildkit_py.exporters.base import ExportRequest

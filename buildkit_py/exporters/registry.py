@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from buildkit_py.registry.client import RegistryClient
     from buildkit_py.registry.transfer import Progress, PushBlob, TransferStatus
     from buildkit_py.store import Store
-    from buildkit_py.store.layers import LayerBlob, Variant
+    from buildkit_py.store.layer import LayerBlob, Variant
 
 _PIECE = 1 << 20
 _DOCUMENTS = MediaType.MANIFESTS | MediaType.INDEXES

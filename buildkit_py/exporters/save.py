@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from buildkit_py.platforms import Platform
     from buildkit_py.store import Store
     from buildkit_py.store.images import StoredImage
-    from buildkit_py.store.layers import LayerBlob
+    from buildkit_py.store.layer import LayerBlob
 
 
 def save_images(

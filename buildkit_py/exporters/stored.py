@@ -17,7 +17,7 @@ from buildkit_py.oci.descriptor import Descriptor, MediaType
 from buildkit_py.oci.manifest import Manifest, manifest_to_json, parse_manifest
 from buildkit_py.oci.reference import parse_reference
 from buildkit_py.registry.transfer import no_progress
-from buildkit_py.store.layers import Variant
+from buildkit_py.store.layer import Variant
 from buildkit_py.store.lists import Entry, ImageList, ListStore
 
 if TYPE_CHECKING:

@@ -40,6 +40,11 @@ _GO_ESCAPES = {
 _SURROGATES = re.compile("[\ud800-\udfff]")  # what stands for bytes that are no UTF-8
 
 
+def docker_media_type(media_type: str) -> str:
+    """Docker's name for the type of a layer, where it has one."""
+    return _TO_DOCKER.get(media_type, media_type)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerFacts:
     """What is known of one layer besides its blob: used where the history says nothing."""

@@ -46,6 +46,10 @@ class Unreachable(ConnectionFailed):
     """No connection at all: the name is unknown, or nothing listens."""
 
 
+class TimedOut(RegistryError):
+    """A request that did not end before its deadline."""
+
+
 class TlsFailed(ConnectionFailed):
     """A TLS handshake or a certificate that was refused."""
 
@@ -61,6 +65,7 @@ class Request:
     length: int | None = None  # of a streamed body
     retries: int | None = None  # None: the configured number
     follow: bool = True
+    deadline: float | None = None  # of `time.monotonic`: no wait and no retry goes past it
 
 
 class Response:
@@ -174,6 +179,8 @@ class Transport:
                 log.debug("%s %s: status %d", request.method, request.url, response.status)
                 response.close()
             attempt += 1
+            if request.deadline is not None and time.monotonic() + wait > request.deadline:
+                raise TimedOut(f"{_host(request.url)}: no answer in time")
             self._sleep(wait)
 
     def pause(self, attempt: int) -> None:
@@ -237,7 +244,7 @@ class Transport:
                 redirect=False,
                 retries=False,
                 preload_content=False,
-                timeout=self._timeout(),
+                timeout=self._timeout(request),
             )
         except exceptions.SSLError as error:
             raise TlsFailed(f"{_host(request.url)}: {_reason(error)}") from error
@@ -249,10 +256,15 @@ class Transport:
             raise RegistryError(f"cannot request {_shown(request.url)}: {error}") from error
         return Response(raw, request.url)
 
-    def _timeout(self) -> urllib3.Timeout:
+    def _timeout(self, request: Request) -> urllib3.Timeout:
         from urllib3 import Timeout
 
-        return Timeout(connect=self.config.connect_timeout, read=self.config.read_timeout)
+        config, total = self.config, None
+        if request.deadline is not None:
+            total = request.deadline - time.monotonic()
+            if total <= 0:
+                raise TimedOut(f"{_host(request.url)}: no time is left")
+        return Timeout(connect=config.connect_timeout, read=config.read_timeout, total=total)
 
     def _manager(self, url: str) -> urllib3.PoolManager:
         parts = urlsplit(url)

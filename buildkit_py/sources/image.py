@@ -1,6 +1,5 @@
 """Base images: from the local store by name, else from their registry, layers only when needed.
 
-An image that was resolved once is recorded in the store under its name, as `pull` would, so later
 An image that was resolved once is recorded in the store under its name, as `pull` does, so later
 reached. An image is pinned by the digest of its config (the image ID), which names its content
 whichever way it came: built here, loaded, or pulled with any compression.
@@ -134,6 +133,12 @@ class ImageSource:
 
             transport = self._client().transport
             fetch_from_bucket(origin, descriptor, self._store.content, transport, os.environ)
+            return
+        if origin.startswith("gha:"):
+            from buildkit_py.cache.gha import fetch_blob as fetch_from_workflow  # noqa: PLC0415
+
+            transport = self._client().transport
+            fetch_from_workflow(origin, descriptor, self._store.content, transport, os.environ)
             return
         if not origin:
             raise SourceError(f"layer {descriptor.digest} is not in the store, nor is its origin")

@@ -12,12 +12,18 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from buildkit_py.digest import Digest
-from buildkit_py.errors import BlobNotFound, CorruptArchive, DigestMismatch, StoreError
+from buildkit_py.errors import (
+    BlobNotFound,
+    CorruptArchive,
+    DigestMismatch,
+    PybuildError,
+    StoreError,
+)
 from buildkit_py.layers.hashing import HashingSource, WatchedSink
 from buildkit_py.oci.descriptor import (
     Descriptor,
@@ -28,7 +34,9 @@ from buildkit_py.oci.descriptor import (
 from buildkit_py.store.content import READ_SIZE, ContentStore
 from buildkit_py.store.database import Database
 from buildkit_py.store.failures import explain_os_errors
+from buildkit_py.store.layer import Layer, LayerBlob, Variant
 from buildkit_py.store.locks import FileLock
+from buildkit_py.store.lost import LostLayers
 from buildkit_py.store.paths import StatePaths
 from buildkit_py.store.trash import discard, remove_tree, tree_size
 
@@ -38,6 +46,8 @@ if TYPE_CHECKING:
 Fetch = Callable[[Descriptor, str], None]
 """Puts the blob of a descriptor, which the given origin has, into the content store."""
 
+__all__ = ["Fetch", "Layer", "LayerBlob", "LayerStore", "Variant", "copy_root"]
+
 _FETCHERS = 3
 _UNSET_MODE = 0o1701  # stands for "the layer's tar has no entry for the root"
 _MEDIA_TYPES = {
@@ -46,47 +56,6 @@ _MEDIA_TYPES = {
     "estargz": MediaType.OCI_LAYER_GZIP,
     "zstd": MediaType.OCI_LAYER_ZSTD,
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Variant:
-    """The form that a layer should have outside.
-
-    Layers that came from outside keep theirs unless `force`. `clamp_mtime` (seconds) lowers later
-    times of files, in layers that were made here only: a base image's layers stay what they are.
-    """
-
-    compression: str = "uncompressed"  # gzip, zstd, estargz
-    level: int | None = None
-    force: bool = False
-    clamp_mtime: int | None = None
-
-    @property
-    def key(self) -> str:
-        """What tells stored variants apart."""
-        return f"{self.compression}:{self.level}:{self.clamp_mtime}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layer:
-    """What a layer's row says; `diff_id` is None until known."""
-
-    id: int
-    directory: Path
-    unpacked: bool
-    diff_id: Digest | None
-    blob: Descriptor | None
-    origin: str
-    settle: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerBlob:
-    """A layer in one form outside: its blob, and the digest of its uncompressed tar."""
-
-    descriptor: Descriptor
-    diff_id: Digest
-    origin: str = ""
 
 
 class LayerStore:
@@ -105,6 +74,7 @@ class LayerStore:
         self._content = content
         self.fetch = fetch
         self.warn: Callable[[str], None] | None = None
+        self.lost = LostLayers()
 
     def _lock(self, layer: Layer) -> FileLock:
         return FileLock(self._paths.lock(f"layer-{layer.id}"))
@@ -148,8 +118,9 @@ class LayerStore:
                 with explain_os_errors("cannot write to the store"):
                     discard(self._paths, layer.directory.parent)  # torn by a power cut, perhaps
                     folder.rename(layer.directory.parent)
-            except BaseException:
+            except BaseException as error:
                 remove_tree(folder)
+                self.lost.note(layer, error)
                 raise
             with self._db.transaction() as connection:
                 connection.execute(
@@ -210,7 +181,11 @@ class LayerStore:
                 f"layer {layer.blob.digest} is not in the store",
                 hint=f"pull the image again from {layer.origin}" if layer.origin else None,
             )
-        self.fetch(layer.blob, layer.origin)
+        try:
+            self.fetch(layer.blob, layer.origin)
+        except PybuildError as error:
+            self.lost.note(layer, error)
+            raise
 
     # -------------------------------------------------------------- measuring
     def measure(self, layer: Layer) -> int:

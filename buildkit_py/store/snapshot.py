@@ -10,6 +10,7 @@ from sqlite3 import Row
 
 from buildkit_py.digest import Digest, sha256
 from buildkit_py.oci.descriptor import Descriptor, descriptor_from_json
+from buildkit_py.store.layer import Layer
 from buildkit_py.store.paths import StatePaths
 
 EMPTY_LAYER = (sha256(bytes(1024)), 1024)
@@ -82,3 +83,16 @@ def _own_attributes(path: Path) -> list[str]:
         for name in os.listxattr(path)
         if not name.startswith(("trusted.overlay.", "user.overlay."))
     ]
+
+
+def layer_of(snapshot: Snapshot) -> Layer:
+    """The top layer of a snapshot."""
+    return Layer(
+        id=snapshot.layer,
+        directory=snapshot.directory,
+        unpacked=snapshot.unpacked,
+        diff_id=snapshot.diff_id,
+        blob=snapshot.blob,
+        origin=snapshot.origin,
+        settle=snapshot.settle,
+    )

@@ -29,9 +29,16 @@ from buildkit_py.oci.descriptor import Descriptor, descriptor_to_json
 from buildkit_py.store.content import ContentStore
 from buildkit_py.store.database import Database
 from buildkit_py.store.failures import explain_os_errors
-from buildkit_py.store.layers import Fetch, Layer, LayerBlob, LayerStore, Variant, copy_root
+from buildkit_py.store.layer import LayerBlob, Variant
+from buildkit_py.store.layers import Fetch, LayerStore, copy_root
 from buildkit_py.store.paths import StatePaths
-from buildkit_py.store.snapshot import EMPTY_LAYER, Snapshot, is_idle, snapshot_from_row
+from buildkit_py.store.snapshot import (
+    EMPTY_LAYER,
+    Snapshot,
+    is_idle,
+    layer_of,
+    snapshot_from_row,
+)
 from buildkit_py.store.trash import remove_tree
 
 if TYPE_CHECKING:
@@ -152,7 +159,7 @@ class SnapshotStore:
         if not all(item.unpacked for item in chain):
             if snapshot is not None:
                 self._db.protect("snapshot", [snapshot])
-            self.layers.unpack([_layer(item) for item in chain])
+            self.layers.unpack([layer_of(item) for item in chain])
         topmost = {item.directory: item for item in chain}
         return tuple(item.directory for item in chain if topmost[item.directory] is item)
 
@@ -270,6 +277,9 @@ class SnapshotStore:
             else:
                 found = row["id"]
                 self._lease(connection, found)
+                if diff_id in self.layers.lost.gone:
+                    text = _descriptor_text(descriptor)
+                    self.layers.lost.move(connection, found, text, origin)
         return self.get(found)
 
     def _insert_layer(
@@ -313,7 +323,7 @@ class SnapshotStore:
         return tuple(self._diff_id(item) for item in self.chain(snapshot))
 
     def _diff_id(self, item: Snapshot) -> Digest:
-        return item.diff_id or self.layers.diff_id(_layer(item))
+        return item.diff_id or self.layers.diff_id(layer_of(item))
 
     def chain_id(self, snapshot: int) -> Digest:
         """The digest that names the stack, remembered."""
@@ -333,7 +343,7 @@ class SnapshotStore:
 
     def ensure_blob(self, snapshot: int, blob: LayerBlob) -> None:
         """Have the bytes of what `layer` gave in the content store."""
-        self.layers.ensure_blob(_layer(self.get(snapshot)), blob)
+        self.layers.ensure_blob(layer_of(self.get(snapshot)), blob)
 
     def layer(
         self,
@@ -347,11 +357,11 @@ class SnapshotStore:
         forces another form. A layer made here is compressed, once for each variant; `watch` is
         called meanwhile and may raise to end that.
         """
-        return self.layers.blob(_layer(self.get(snapshot)), variant or Variant(), watch)
+        return self.layers.blob(layer_of(self.get(snapshot)), variant or Variant(), watch)
 
     def copy_blob(self, snapshot: int, blob: LayerBlob, out: Sink) -> None:
         """Write the bytes of what `layer` gave, verified."""
-        self.layers.copy_blob(_layer(self.get(snapshot)), blob, out)
+        self.layers.copy_blob(layer_of(self.get(snapshot)), blob, out)
 
     def usage(self, snapshot: int) -> int:
         """Bytes of the top layer's files; those of its blob while it is not unpacked."""
@@ -360,7 +370,7 @@ class SnapshotStore:
             return found.size
         if not found.unpacked:
             return found.blob.size if found.blob else 0
-        return self.layers.measure(_layer(found))
+        return self.layers.measure(layer_of(found))
 
     # -------------------------------------------------------------- keeping
     def touch(self, snapshots: Iterable[int]) -> None:
@@ -377,18 +387,6 @@ class SnapshotStore:
                     "UPDATE snapshots SET last_used = ?, uses = uses + 1 WHERE id = ?",
                     [(now, item.id) for item in stale],
                 )
-
-
-def _layer(snapshot: Snapshot) -> Layer:
-    return Layer(
-        id=snapshot.layer,
-        directory=snapshot.directory,
-        unpacked=snapshot.unpacked,
-        diff_id=snapshot.diff_id,
-        blob=snapshot.blob,
-        origin=snapshot.origin,
-        settle=snapshot.settle,
-    )
 
 
 def _new_name() -> str:

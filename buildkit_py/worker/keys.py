@@ -105,10 +105,8 @@ def _exec_inputs(op: ExecOp, count: int) -> tuple[InputKey, ...]:
     selected: dict[int, list[Selection]] = {}
     for mount in op.mounts:
         if isinstance(mount, (BindMount, CacheMount)) and mount.input is not None:
-            chosen = selected.setdefault(mount.input, [])
             selection = Selection(paths=(mount.source or "/",))
-            if selection not in chosen:
-                chosen.append(selection)
+            selected.setdefault(mount.input, []).append(selection)  # one each: which is where
     selected.pop(0, None)  # the root counts as a whole, by its key
     return tuple(InputKey(selections=tuple(selected.get(index, ()))) for index in range(count))
 
@@ -139,10 +137,7 @@ def _file_inputs(op: FileOp, count: int) -> tuple[InputKey, ...]:
     selected: dict[int, list[Selection]] = {}
     for action in op.actions:
         if isinstance(action, CopyFiles):
-            chosen = selected.setdefault(action.input, [])
-            selection = copy_selection(action)
-            if selection not in chosen:
-                chosen.append(selection)
+            selected.setdefault(action.input, []).append(copy_selection(action))
     selected.pop(0, None)  # the tree that is changed counts as a whole, by its key
     return tuple(InputKey(selections=tuple(selected.get(index, ()))) for index in range(count))
 

@@ -188,6 +188,28 @@ def test_a_cache_that_cannot_be_read_is_a_warning(busybox: Pybuild, app: Path) -
     assert "cannot import the cache local:nowhere" in done.stderr
 
 
+@pytest.mark.parametrize("damage", ["gone", "garbage"])
+def test_cached_layers_that_are_lost_are_made_again(
+    busybox: Pybuild, app: Path, tmp_path: Path, damage: str
+) -> None:
+    cache = tmp_path / "cache"
+    build(busybox, app, f"--cache-to=type=local,dest={cache},mode=max")
+    other = Pybuild(root=tmp_path / "other", directory=tmp_path)
+    copy_base(busybox, other, tmp_path)
+    option = f"--cache-from=type=local,src={cache}"
+    for path in (cache / "blobs" / "sha256").iterdir():
+        if path.read_bytes()[:2] == b"\x1f\x8b":
+            path.write_bytes(b"garbage") if damage == "garbage" else path.unlink()
+    changed = DOCKERFILE.replace("cat /src/a /tool", "cat /tool /src/a")
+    (app / "Dockerfile").write_text(changed)
+    content = tmp_path / "content"
+    done = other("build", "--progress=plain", option, "-o", f"type=local,dest={content}", app)
+    assert "cannot be had from where it was" in done.stderr
+    assert (content / "all").read_text() == "tool\na\n"
+    assert "Store is sound" in other("system", "check").stdout
+    assert ran(build(other, app)) == set()
+
+
 def test_a_malformed_cache_option_ends_the_build_before_it_begins(
     busybox: Pybuild, app: Path
 ) -> None:

@@ -232,3 +232,15 @@ def test_a_changed_default_is_explained_as_an_argument(busybox: Pybuild, context
     busybox("build", context(text.format("1.2")))
     done = busybox("build", "--explain", context(text.format("1.3")))
     assert "RUN echo hello: ARG VERSION 1.2 → 1.3" in done.stderr
+
+
+def test_which_of_two_sources_is_mounted_or_copied_a_second_time_counts(
+    busybox: Pybuild, context: Context
+) -> None:
+    mounts = "--mount=type=bind,source=x,target=/1 --mount=type=bind,source=y,target=/2"
+    run = "RUN " + mounts + " --mount=type=bind,source={},target=/3 cat /1/f /2/f /3/f > /all"
+    for text in (run, "COPY x/f y/f {}/f /d/"):
+        files = {"x/f": "x\n", "y/f": "y\n"}
+        again(busybox, context(f"FROM busybox\n{text.format('x')}\n", files))
+        line = text.format("y")
+        assert again(busybox, context(f"FROM busybox\n{line}\n", files)) == {line}

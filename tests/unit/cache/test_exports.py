@@ -10,15 +10,24 @@ import pytest
 
 from buildkit_py.cache.backends import CacheAccess, open_imports, write_exports
 from buildkit_py.cache.base import ExportedResult
-from buildkit_py.cache.config import INLINE_FIELD, CacheConfig, decode, encode, merge
+from buildkit_py.cache.config import (
+    CONFIG_TYPE,
+    INLINE_FIELD,
+    CacheConfig,
+    decode,
+    encode,
+    merge,
+)
 from buildkit_py.cache.exports import choose_results, collect
 from buildkit_py.cache.inline import inline_field, read_inline
 from buildkit_py.cache.options import parse_export, parse_import
 from buildkit_py.digest import Digest, sha256
 from buildkit_py.errors import ContentError, UsageError
 from buildkit_py.layers.tree import MergedTree
+from buildkit_py.oci.descriptor import MediaType
 from buildkit_py.store import Store, make_store
-from buildkit_py.store.layers import Variant
+from buildkit_py.store.layer import Variant
+from buildkit_py.store.locks import FileLock
 
 
 def key(text: str) -> Digest:
@@ -213,8 +222,49 @@ def test_reset_drops_what_no_cache_needs(machines: Callable[[], Machine], tmp_pa
     write_exports([parse_export(option + ",tag=b")], [result("2", second)], [second], access)
     assert len(os.listdir(tmp_path / "cache/blobs/sha256")) == 6
     again = parse_export(option + ",tag=b,reset=true")
-    write_exports([again], [result("2", second)], [second], access)
-    assert len(os.listdir(tmp_path / "cache/blobs/sha256")) == 3
+    write_exports([again], [result("3", second)], [second], access)
+    assert len(os.listdir(tmp_path / "cache/blobs/sha256")) == 6  # the other tag keeps its own
+    for tag, name in (("a", "1"), ("b", "3")):
+        asked = parse_import(f"type=local,src=cache,tag={tag}")
+        [backend] = open_imports([asked], access)
+        assert backend.find(key(name)) is not None
+
+
+def test_reset_sweeps_nothing_while_another_export_is_under_way(
+    machines: Callable[[], Machine], tmp_path: Path
+) -> None:
+    one = machines()
+    snapshot = one.snapshot(None, a="1")
+    access = one.access(tmp_path)
+    export = parse_export("type=local,dest=cache,reset=true")
+    write_exports([export], [result("1", snapshot)], [snapshot], access)
+    stray = tmp_path / "cache/blobs/sha256" / ("0" * 64)
+    stray.write_text("not named yet")
+    other = FileLock(tmp_path / "cache/oci-layout", shared=True)
+    with other:
+        write_exports([export], [result("1", snapshot)], [snapshot], access)
+        assert stray.exists()
+    write_exports([export], [result("1", snapshot)], [snapshot], access)
+    assert not stray.exists()
+
+
+def test_a_cache_of_dockers_media_types_is_a_list_of_them(
+    machines: Callable[[], Machine], tmp_path: Path
+) -> None:
+    one, other = machines(), machines()
+    snapshot = one.snapshot(None, a="1")
+    option = parse_export("type=local,dest=cache,oci-mediatypes=false")
+    [written] = write_exports([option], [result("1", snapshot)], [snapshot], one.access(tmp_path))
+    path = tmp_path / "cache/blobs/sha256" / written.digest.partition(":")[2]
+    document = json.loads(path.read_bytes())
+    assert document["mediaType"] == MediaType.DOCKER_LIST
+    kinds = {item["mediaType"] for item in document["manifests"]}
+    assert kinds == {MediaType.DOCKER_LAYER_GZIP, CONFIG_TYPE}
+    [backend] = open_imports([parse_import("type=local,src=cache")], other.access(tmp_path))
+    found = backend.find(key("1"))
+    assert found is not None
+    assert found.snapshot is not None
+    assert other.read(found.snapshot, "a") == b"1"
 
 
 def test_a_failed_export_is_an_error_unless_told_to_ignore_it(
@@ -243,6 +293,9 @@ def test_a_failed_export_is_an_error_unless_told_to_ignore_it(
         ("type=local,dest=x,compression=lzma", "invalid compression"),
         ("type=local,dest=x,reset=maybe", "expected true or false"),
         ("type=local,dest", "expected name=value"),
+        ("type=local,dest=x,oci-mediatypes=false,image-manifest=true", "needs oci-mediatypes"),
+        ("type=local,dest=x,oci-mediatypes=false,compression=zstd", "needs oci-mediatypes"),
+        ("type=s3,bucket=b,region=r,retry_max_attempts=x", "retry_max_attempts"),
     ],
 )
 def test_a_wrong_export_option_is_refused(text: str, message: str) -> None:

@@ -14,7 +14,7 @@ from buildkit_py.layers.tree import MergedTree
 from buildkit_py.oci.config import chain_id
 from buildkit_py.oci.descriptor import Descriptor, MediaType
 from buildkit_py.store import Store, open_store
-from buildkit_py.store.layers import Variant
+from buildkit_py.store.layer import Variant
 from tests.unit.store.samples import layer_tar
 
 Grow = Callable[..., int]

@@ -153,6 +153,14 @@ def test_what_is_mounted_counts_by_content_and_the_root_does_not() -> None:
     assert found[1].selections == (Selection(paths=("/a",)),)
 
 
+def test_a_source_that_is_taken_twice_counts_twice() -> None:
+    one, other = replace(COPY, source="/b/a.txt"), COPY
+    for third in (one, other):
+        op = FileOp(actions=(one, other, third))
+        found = cache_map(Vertex(op=op, inputs=(BASE, OTHER))).inputs[1].selections
+        assert [item.paths[0] for item in found] == ["/b/a.txt", "/src/a.txt", third.source]
+
+
 def test_a_copy_onto_nothing_differs_from_one_onto_something() -> None:
     op = FileOp(actions=(COPY,))
     assert key(op, (None, OTHER)) != key(op, (BASE, OTHER))
