@@ -186,9 +186,6 @@ class _Build:
         dockerfile = parse(inputs.dockerfile)
         compiled = self._compile(dockerfile, shop, inputs)
         self._warnings += build_warnings(dockerfile, compiled, inputs)
-        if self.request.squash:
-            text = "--squash is not supported yet: the layers stay as they are"
-            self._warnings.append(BuildWarning(message=text))
         self._planned = tuple(self._warnings)
         for warning in self._planned:
             self.emit(warning)

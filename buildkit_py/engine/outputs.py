@@ -125,6 +125,10 @@ def export_all(
 ) -> Exported:
     """Write every output. `facts` are for provenance. Raises what the exporters raise."""
     images = built_images(compiled, solution, request, env)
+    if request.squash and any(spec.kind != "cacheonly" for spec in outputs.specs):
+        from buildkit_py.engine.squashing import squashed  # noqa: PLC0415
+
+        images = tuple(squashed(env.store, image, request.squash) for image in images)
     wanted = asked(request)
     if wanted is not None:
         known = facts()

@@ -23,6 +23,7 @@ from buildkit_py.layers.attributes import Attributes
 from buildkit_py.layers.context import ContextTree
 from buildkit_py.layers.copy import TreeWriter
 from buildkit_py.layers.diff import write_layer
+from buildkit_py.layers.squash import squash
 from buildkit_py.layers.tar import (
     CHARACTER,
     DIRECTORY,
@@ -130,6 +131,25 @@ def test_a_layer_applied_to_its_base_gives_the_changed_tree(first: Any, second: 
         apply_layer(io.BytesIO(data), applied)
         assert read_stack(base, applied, times=True) == read_stack(base, upper, times=True)
         assert layer_of(applied) == data
+
+
+@quick
+@given(first=changes, second=changes, third=changes)
+def test_squashed_layers_show_what_the_stack_showed(first: Any, second: Any, third: Any) -> None:
+    with folders("base", "one", "two", "upper", "all") as (base, one, two, upper, every):
+        below: list[Path] = []
+        for place, steps in ((base, first), (one, second), (two, third)):
+            with TreeWriter(below, place) as writer:
+                carry_out(writer, steps)
+            below.append(place)
+        before = [layer_of(place) for place in below]
+        squash([one, two], [base], upper)
+        squash(below, [], every)
+        expected = read_stack(*below, times=True)
+        assert read_stack(base, upper, times=True) == expected
+        assert read_stack(every, times=True) == expected
+        assert b".wh." not in layer_of(every)
+        assert [layer_of(place) for place in below] == before
 
 
 @quick
