@@ -68,6 +68,10 @@ class CacheStore(CacheBackend, Protocol):
         """Earlier records of the same step (same place or same text), newest first."""
         ...
 
+    def was_built(self, description: str) -> bool:
+        """Whether a step of that text is known to have been built, though not what it gave."""
+        ...
+
     def files(self, content: str) -> Mapping[str, str] | None:
         """The file list that a content digest was taken of, if it was kept."""
         ...

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 Files: TypeAlias = "Callable[[str], Mapping[str, str] | None]"
 
 FIRST_BUILD = "first build of this step"
-NO_CACHE = "--no-cache"
+REMOVED = "its record was removed from the cache"
+UNREMARKABLE = frozenset({FIRST_BUILD, REMOVED})  # of a source, which is fetched and not built
 _TIMES = frozenset({"mtime", "earliest"})
 _SHOWN_FILES = 3
 _SHOWN_VALUE = 40
@@ -66,18 +67,19 @@ def explain_miss(
     *,
     files: Files = lambda _: None,
     argument_names: frozenset[str] = frozenset(),
-    no_cache: bool = False,
+    no_cache: str = "",
     causes: Sequence[str | None] = (),
+    was_built: bool = False,
 ) -> str:
     """One line without the instruction's name; `describe_miss` puts that in front.
 
     `files` gives the list of files of a content digest. `causes` says for each input which
-    instruction made it anew in this build.
+    instruction made it anew in this build, `no_cache` which option forbids the cache.
     """
     if no_cache:
-        return NO_CACHE
+        return no_cache
     if record is None:
-        return FIRST_BUILD
+        return REMOVED if was_built else FIRST_BUILD
     before = record.parts
     same_command = _same_command(parts["op"], before.get("op", {}))
     reasons: tuple[Callable[[], str], ...] = (
@@ -91,7 +93,7 @@ def explain_miss(
     for reason in reasons:
         if found := reason():
             return found
-    return "its record was removed from the cache"
+    return REMOVED
 
 
 def describe_miss(description: str, reason: str) -> str:
@@ -161,7 +163,7 @@ def _without_times(op: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _files_change(inputs: Sequence[Any], before: Sequence[Any], files: Files) -> str:
-    changed: list[str] = []
+    found: dict[str, list[str]] = {}
     unnamed = False
     for here, there in zip(inputs, before, strict=False):
         if not here or not there or "content" not in here or "content" not in there:
@@ -173,14 +175,47 @@ def _files_change(inputs: Sequence[Any], before: Sequence[Any], files: Files) ->
             if lists[0] is None or lists[1] is None:
                 unnamed = True
                 continue
-            changed.extend(changed_files(lists[0], lists[1]))
-    changed = list(dict.fromkeys(changed))
-    if changed:
-        shown = ", ".join(changed[:_SHOWN_FILES])
-        more = ", …" if len(changed) > _SHOWN_FILES else ""
-        count = "1 file" if len(changed) == 1 else f"{len(changed)} files"
-        return f"{count} changed ({shown}{more})"
+            for how, paths in file_changes(lists[0], lists[1]).items():
+                found.setdefault(how, []).extend(paths)
+    if found:
+        return _counted({how: list(dict.fromkeys(paths)) for how, paths in found.items()})
     return "files changed" if unnamed else ""
+
+
+def _counted(found: Mapping[str, Sequence[str]]) -> str:
+    """`2 files changed (a, b), 1 deleted (c)`."""
+    words: list[str] = []
+    for how, paths in found.items():
+        shown = ", ".join(paths[:_SHOWN_FILES])
+        more = ", …" if len(paths) > _SHOWN_FILES else ""
+        noun = "" if words else " file" if len(paths) == 1 else " files"
+        words.append(f"{len(paths)}{noun} {how} ({shown}{more})")
+    return ", ".join(words)
+
+
+def file_changes(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, list[str]]:
+    """Paths that differ, by what happened to them.
+
+    A file that is gone and one of the same digest that has come are the same, renamed.
+    """
+    paths = changed_files(old, new)
+    gone = {old[path]: path for path in reversed(paths) if path not in new}
+    moved: dict[str, str] = {}
+    for path in paths:
+        if path not in old and new[path] in gone:
+            moved[path] = gone.pop(new[path])
+    sources = set(moved.values())
+    found: dict[str, list[str]] = {"changed": [], "added": [], "deleted": [], "renamed": []}
+    for path in paths:
+        if path in moved:
+            found["renamed"].append(f"{moved[path]} → {path}")
+        elif path not in old:
+            found["added"].append(path)
+        elif path in new:
+            found["changed"].append(path)
+        elif path not in sources:
+            found["deleted"].append(path)
+    return {how: entries for how, entries in found.items() if entries}
 
 
 def changed_files(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:

@@ -130,6 +130,14 @@ class LocalCache:
                 found.update({row["key"]: _record(row) for row in rows})
         return tuple(found.values())
 
+    def was_built(self, description: str) -> bool:
+        """Whether an earlier build had a step of that text."""
+        with self._database.explained():
+            rows = self._database.connection().execute(
+                "SELECT 1 FROM steps WHERE text = ? LIMIT 1", (description,)
+            )
+            return rows.fetchone() is not None
+
     def _select(
         self, where: str, values: tuple[object, ...], order: str = ""
     ) -> list[sqlite3.Row]:

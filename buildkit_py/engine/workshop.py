@@ -240,6 +240,7 @@ class Workshop:
                 locks=self.env.store.paths.locks,
                 scope=scope,
                 argument_names=self.argument_names,
+                no_cache_option="--no-cache" if self.request.no_cache else "--no-cache-filter",
                 clock=self.env.clock,
                 observe=observe,
             ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from buildkit_py.cache.explain import FIRST_BUILD
+from buildkit_py.cache.explain import UNREMARKABLE
 from buildkit_py.cache.keys import derive_key
 from buildkit_py.graph import ContextOp
 from buildkit_py.solver.lookup import accept
@@ -61,4 +61,4 @@ def _reason(session: Session, vertex: Vertex) -> str:
     if session.cache.peek(key.digest) is not None:
         return ""
     reason = study(session, vertex, key).reason
-    return "" if reason == FIRST_BUILD else reason
+    return "" if reason in UNREMARKABLE else reason

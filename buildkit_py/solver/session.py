@@ -34,7 +34,8 @@ class SolverSettings:
 
     `locks` is a folder for lock files by which processes wait for each other's equal steps.
     `scope` tells builds apart that have steps of equal text (by context and Dockerfile, say): it
-    only helps to explain misses. `argument_names` are what ARG declares, for the same purpose.
+    only helps to explain misses. `argument_names` are what ARG declares, for the same purpose,
+    `no_cache_option` is what forbids the cache to vertices that do without it.
     `observe` is told of every result as soon as it is there, from any thread.
     """
 
@@ -42,6 +43,7 @@ class SolverSettings:
     locks: Path | None = None
     scope: str = ""
     argument_names: frozenset[str] = frozenset()
+    no_cache_option: str = "--no-cache"
     clock: Callable[[], float]
     observe: Observe | None = None
 

@@ -104,6 +104,7 @@ def solver_settings(
     locks: Path | None = None,
     scope: str = "",
     argument_names: frozenset[str] = frozenset(),
+    no_cache_option: str = "--no-cache",
     clock: Callable[[], float] = time.time,
     observe: Observe | None = None,
 ) -> SolverSettings:
@@ -113,6 +114,7 @@ def solver_settings(
         locks=locks,
         scope=scope,
         argument_names=argument_names,
+        no_cache_option=no_cache_option,
         clock=clock,
         observe=observe,
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from buildkit_py.cache.base import CacheRecord
+from buildkit_py.cache.explain import UNREMARKABLE
 from buildkit_py.cache.keys import CacheKey, derive_key
 from buildkit_py.digest import Digest, digest_of, hex_of
 from buildkit_py.errors import BuildCancelled
@@ -151,7 +152,7 @@ def _run_source(session: Session, vertex: Vertex) -> None:
         origin=Origin.RUN,
         canonical=key.digest,
         keys=(key.digest,),
-        reason="" if reason == "first build of this step" else reason,
+        reason="" if reason in UNREMARKABLE else reason,
         description=description_of(vertex),
         created=started,
         seconds=session.settings.clock() - started,

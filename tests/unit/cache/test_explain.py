@@ -21,7 +21,10 @@ def test_a_step_never_seen_is_built_for_the_first_time() -> None:
 
 
 def test_a_step_without_cache_says_so() -> None:
-    assert explain_miss("RUN make", parts(), record(parts()), no_cache=True) == "--no-cache"
+    assert (
+        explain_miss("RUN make", parts(), record(parts()), no_cache="--no-cache-filter")
+        == "--no-cache-filter"
+    )
 
 
 def test_a_changed_argument_is_named_with_both_values() -> None:
@@ -52,7 +55,23 @@ def test_of_many_changed_files_a_few_are_named() -> None:
     new = parts("file", inputs=[{"content": ["new"]}])
     lists = {"old": {}, "new": {f"f{number}": "1" for number in range(9)}}
     reason = explain_miss("COPY . .", new, record(old, "COPY . ."), files=lists.get)
-    assert reason == "9 files changed (f0, f1, f2, …)"
+    assert reason == "9 files added (f0, f1, f2, …)"
+
+
+def test_added_deleted_and_renamed_files_are_told_apart() -> None:
+    old = parts("file", inputs=[{"content": ["old"]}])
+    new = parts("file", inputs=[{"content": ["new"]}])
+    lists = {
+        "old": {"a": "1", "b": "2", "c": "3", "x/d": "4"},
+        "new": {"a": "5", "e": "6", "y/d": "4", "c": "3"},
+    }
+    reason = explain_miss("COPY . .", new, record(old, "COPY . ."), files=lists.get)
+    assert reason == ("1 file changed (a), 1 added (e), 1 deleted (b), 1 renamed (x/d → y/d)")
+
+
+def test_a_removed_record_is_no_first_build() -> None:
+    reason = explain_miss("RUN make", parts(), None, was_built=True)
+    assert reason == "its record was removed from the cache"
 
 
 def test_a_moved_base_image_shows_both_digests() -> None:
