@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import TextIO
 
     from buildkit_py.cli.options import CommandParser
-    from buildkit_py.engine.request import BuildRequest, BuildResult, Secret, SshAgent
+    from buildkit_py.engine.request import BuildRequest, BuildResult, Secret, SshAgent, StepResult
     from buildkit_py.recall.record import RecallKey
 
 _SILENT = frozenset(("quiet", "rawjson", "none"))
@@ -292,16 +292,19 @@ def _report(args: Namespace, request: BuildRequest, result: BuildResult, kind: s
         print(result.image_id)
 
 
+def is_work(step: StepResult) -> bool:
+    """Whether a step is worth a line: it does something, or is a base image that moved."""
+    keyword = step.text.partition(" ")[0].upper()
+    return keyword in _WORK or (keyword == "FROM" and bool(step.reason))
+
+
 def _print_reasons(result: BuildResult, *, dry_run: bool) -> None:
     """A line for each step that is not cached; of a dry run, for each that may run.
 
     Metadata has no result of its own, and a base image none that is worked for.
     """
     verb = "would run" if dry_run else "ran"
-    for step in result.steps:
-        keyword = step.text.partition(" ")[0].upper()
-        if keyword not in _WORK and not (keyword == "FROM" and step.reason):
-            continue
+    for step in filter(is_work, result.steps):
         if step.cached:
             if dry_run:
                 sys.stderr.write(f"cached: {step.text}\n")

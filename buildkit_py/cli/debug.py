@@ -41,6 +41,9 @@ def configure(parser: CommandParser) -> None:
     parser.add_argument(
         "--platform", action="append", default=[], metavar="os/arch", help="Set the platform"
     )
+    parser.add_argument(
+        "--format", choices=("text", "json"), default="text", help="How explain shows its steps"
+    )
 
 
 def run(args: Namespace) -> int:
@@ -53,7 +56,9 @@ def run(args: Namespace) -> int:
             hint=f"choose one of {', '.join(_DUMPS)}",
         )
     source = read_input(args.context, args.file).source
-    print(json.dumps(_dump(args, source), indent=2, ensure_ascii=False))
+    dump = _dump(args, source)
+    text = dump if isinstance(dump, str) else json.dumps(dump, indent=2, ensure_ascii=False)
+    print(text)
     return 0
 
 
@@ -90,8 +95,8 @@ def _dump(args: Namespace, source: SourceFile) -> Any:
     return [_sandbox(text, op) for text, op in steps.values() if isinstance(op, ExecOp)]
 
 
-def _foreseen(args: Namespace) -> list[dict[str, Any]]:
-    """A dry run: its keys, or its steps with the reasons."""
+def _foreseen(args: Namespace) -> list[dict[str, Any]] | str:
+    """A dry run: its keys, or a line with the reason for each step that is not cached."""
     from buildkit_py.cli.check import build_options
     from buildkit_py.engine import BuildRequest, Engine
     from buildkit_py.engine.dryrun import KEYS
@@ -113,16 +118,23 @@ def _foreseen(args: Namespace) -> list[dict[str, Any]]:
         keys = result.metadata[KEYS]
         assert isinstance(keys, list)
         return keys
-    return [
-        {
-            "step": step.text,
-            "stage": step.stage,
-            "line": step.span_line,
-            "cached": step.cached,
-            "reason": step.reason,
-        }
-        for step in result.steps
-    ]
+    if args.format == "json":
+        return [
+            {
+                "step": step.text,
+                "stage": step.stage,
+                "line": step.span_line,
+                "cached": step.cached,
+                "reason": step.reason,
+            }
+            for step in result.steps
+        ]
+    from buildkit_py.cache.explain import describe_miss
+    from buildkit_py.cli.build import is_work
+
+    missed = [step for step in result.steps if is_work(step) and not step.cached]
+    lines = [describe_miss(step.text, step.reason) for step in missed]
+    return "\n".join(lines or ["every step is cached"])
 
 
 def _sandbox(text: str, op: ExecOp) -> dict[str, Any]:

@@ -46,13 +46,17 @@ def test_keys_show_what_counts_and_whether_it_is_known(busybox: Pybuild, app: Pa
 
 def test_explain_says_what_would_run_and_runs_nothing(busybox: Pybuild, app: Path) -> None:
     busybox("build", app)
-    steps = debug(busybox, "explain", app, "--build-arg=V=2")
+    steps = debug(busybox, "explain", app, "--build-arg=V=2", "--format=json")
     assert [step["cached"] for step in steps if step["step"].startswith("COPY")] == [True]
     (run,) = [step for step in steps if step["step"].startswith("RUN")]
     assert not run["cached"]
     assert run["reason"] == "ARG V 1 → 2"
     assert run["line"] == 4
-    assert debug(busybox, "explain", app, "--build-arg=V=2") == steps
+    assert debug(busybox, "explain", app, "--build-arg=V=2", "--format=json") == steps
+    said = busybox("debug", "explain", app, "--build-arg=V=2").stdout
+    line = "RUN --mount=type=cache,target=/c,id=things --network=none echo $V > /v: ARG V 1 → 2"
+    assert said == line + "\n"
+    assert busybox("debug", "explain", app).stdout == "every step is cached\n"
 
 
 def test_sandbox_shows_what_a_run_would_see(busybox: Pybuild, app: Path) -> None:
