@@ -57,6 +57,8 @@ class RealRegistry:
     folder: Path
     port: int
     login: bool = False
+    http: dict[str, Any] = field(default_factory=dict)  # more of its `http` section
+    auth: dict[str, Any] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -92,7 +94,8 @@ class RealRegistry:
                 "filesystem": {"rootdirectory": os.fspath(self.folder / "data")},
                 "delete": {"enabled": True},
             },
-            "http": {"addr": self.host, "secret": "the same after a restart"},
+            "http": {"addr": self.host, "secret": "the same after a restart", **self.http},
+            **({"auth": self.auth} if self.auth else {}),
         }
         if self.login:
             passwords = self.folder / "htpasswd"
@@ -113,12 +116,20 @@ def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def real_registry(folder: Path, *, login: bool = False) -> Iterator[RealRegistry]:
+def real_registry(
+    folder: Path,
+    *,
+    login: bool = False,
+    http: dict[str, Any] | None = None,
+    auth: dict[str, Any] | None = None,
+) -> Iterator[RealRegistry]:
     """Run a registry for the time of a `with` block."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    registry = RealRegistry(folder=folder, port=port, login=login)
+    registry = RealRegistry(
+        folder=folder, port=port, login=login, http=http or {}, auth=auth or {}
+    )
     registry.start()
     try:
         yield registry

@@ -25,6 +25,9 @@ def pull_scope(end: Endpoint, path: str) -> list[str]:
     return [f"repository:{end.repository(path)}:pull"]
 
 
+_DENIED = "requested access to the resource is denied"  # docker's words
+
+
 def push_scope(end: Endpoint, path: str) -> list[str]:
     """The token scope for writing to a repository."""
     return [f"repository:{end.repository(path)}:pull,push"]
@@ -49,7 +52,8 @@ def require(response: Response, good: set[int], reference: Reference) -> None:
     match response.status:
         case 401 | 403:
             raise AuthenticationRequired(
-                f"{reference.domain} denies access to {name}{detail}",
+                f"denied: {_DENIED}: {reference.domain} denies access to {name}"
+                f"{'' if said == _DENIED else detail}",
                 hint=f"check the name, or log in: pybuild login {reference.domain}",
                 **facts,
             )

@@ -28,6 +28,7 @@ from typing import Any
 from buildkit_py.errors import UsageError
 
 _MAX_CONFIG = 1 << 20
+_TRANSFER = frozenset(("parallel", "retries", "chunk-size"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +162,10 @@ def parse_config(text: str, name: str, base: RegistryConfig | None = None) -> Re
             raise UsageError(f'{name}: registry."{domain}" is not a table')
         hosts[domain] = _host(table, f'{name}: registry."{domain}"')
     transfer = _table(raw, "transfer", name)
+    for key in transfer.keys() - _TRANSFER:
+        raise UsageError(
+            f"{name}: unknown key transfer.{key}", hint="known: " + " ".join(sorted(_TRANSFER))
+        )
     return replace(
         config,
         hosts=hosts,
@@ -188,7 +193,9 @@ def _host(table: Mapping[str, Any], where: str) -> HostConfig:
     known = {"mirrors", "http", "insecure", "ca", "keypair"}
     unknown = sorted(set(table) - known)
     if unknown:
-        raise UsageError(f"{where}: unknown key {unknown[0]!r}", hint="known: " + " ".join(known))
+        raise UsageError(
+            f"{where}: unknown key {unknown[0]!r}", hint="known: " + " ".join(sorted(known))
+        )
     pairs = table.get("keypair", [])
     if not isinstance(pairs, list) or not all(
         isinstance(pair, dict) and set(pair) == {"cert", "key"} for pair in pairs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from buildkit_py.registry.transport import ConnectionFailed, Request, Transport
+from buildkit_py.registry.transport import ConnectionFailed, Request, TlsFailed, Transport
 
 _HUB = "docker.io"
 _HUB_HOST = "registry-1.docker.io"
@@ -72,6 +72,9 @@ class Endpoints:
             self._transport.request(
                 Request(method="GET", url=url, retries=0, follow=False)
             ).close()
+        except TlsFailed as error:
+            # an alert is TLS: the server wants a client's certificate, or another version
+            return "https" if "alert" in error.message.lower() else "http"
         except ConnectionFailed:
             return "http"
         return "https"

@@ -16,9 +16,9 @@ from urllib.parse import urljoin, urlsplit
 from buildkit_py.errors import RegistryError
 from buildkit_py.registry.config import HostConfig, RegistryConfig, is_loopback
 from buildkit_py.registry.proxies import proxy_for
+from buildkit_py.registry.tls import explain_tls, tls_context
 
 if TYPE_CHECKING:
-    import ssl
     from types import TracebackType
     from typing import Self
 
@@ -247,7 +247,7 @@ class Transport:
                 timeout=self._timeout(request),
             )
         except exceptions.SSLError as error:
-            raise TlsFailed(f"{_host(request.url)}: {_reason(error)}") from error
+            raise _tls_failed(_host(request.url), _reason(error)) from error
         except exceptions.NewConnectionError as error:  # of NameResolutionError too
             raise Unreachable(f"{_host(request.url)}: {_reason(error)}") from error
         except (exceptions.HTTPError, OSError) as error:
@@ -287,7 +287,9 @@ def _make_manager(scheme: str, settings: HostConfig, proxy: str | None) -> urlli
 
     pool: dict[str, Any] = {"num_pools": 32, "maxsize": 16}
     if scheme == "https":  # reading the host's certificates takes a while
-        pool["ssl_context"] = _tls(settings)
+        pool["ssl_context"] = tls_context(settings)
+        if settings.insecure:  # it was asked for: not said again with each request
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     if proxy is None:
         return urllib3.PoolManager(**pool)
     user = urlsplit(proxy)
@@ -323,21 +325,9 @@ def _socket_manager(path: str) -> urllib3.PoolManager:
     return manager
 
 
-def _tls(settings: HostConfig) -> ssl.SSLContext:
-    import ssl  # noqa: PLC0415
-
-    context = ssl.create_default_context()
-    try:
-        for path in settings.ca:
-            context.load_verify_locations(cafile=path)
-        for pair in settings.keypairs:
-            context.load_cert_chain(pair.cert, pair.key)
-    except (OSError, ssl.SSLError) as error:
-        raise RegistryError(f"cannot use certificate files: {error}") from error
-    if settings.insecure:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
+def _tls_failed(host: str, reason: str) -> TlsFailed:
+    text, hint = explain_tls(host, reason)
+    return TlsFailed(f"{host}: {text}", hint=hint)
 
 
 def _back_off(attempt: int) -> float:
