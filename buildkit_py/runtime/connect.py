@@ -17,6 +17,7 @@ import threading
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from subprocess import DEVNULL, PIPE
 from typing import Protocol
 
 from buildkit_py.errors import SandboxError, UnsupportedHost
@@ -28,6 +29,12 @@ _STOP_SECONDS = 5.0
 _SLIRP_SERVER = "10.0.2.3"
 _LOCKS = "/run/pybuild/networks"
 _REMEDY = "use --network=host or none, or see `pybuild system doctor`"
+_ENDS_WITH_STDIN = """\
+exec 3<&0 </dev/null
+"$@" & program=$!
+{ read -r never <&3; kill $program; } >/dev/null 2>&1 &
+wait $program
+"""
 _BOOTSTRAP = """\
 import sys
 for name, path in (("buildkit_py", {package!r}), ("buildkit_py.runtime", {runtime!r})):
@@ -196,7 +203,7 @@ def _start_slirp(program: str, pid: int, stack: ExitStack) -> None:
         ready = select.select([ready_read], [], [], _TIMEOUT)[0]
         if not ready or os.read(ready_read, 1) != b"1":
             os.close(exit_write)
-            raise _refused(process)
+            raise _refused(process, program)
     finally:
         os.close(ready_read)
     stack.callback(_stop, process)
@@ -204,27 +211,40 @@ def _start_slirp(program: str, pid: int, stack: ExitStack) -> None:
 
 
 def _start_pasta(program: str, pid: int, stack: ExitStack) -> None:
-    """It stays in the foreground, and says by its pid file that it is ready."""
+    """It stays in the foreground, and says by its pid file that it is ready.
+
+    It gives up capabilities before it looks at its target, and then may not look into /proc of a
+    step that has more: so it gets the namespace as a file, bound in our own mount namespace.
+    """
+    from buildkit_py.runtime import syscalls as sc  # noqa: PLC0415  (ctypes takes its time)
+
     folder = Path(tempfile.mkdtemp(prefix="pybuild-pasta-"))
     try:
+        target = folder / "netns"
+        target.touch()
+        sc.mount(f"/proc/{pid}/ns/net", os.fspath(target), None, sc.MS_BIND)
         words = [program, "--foreground", "--quiet", "--config-net", "--pid", f"{folder}/pid"]
-        words += ["-t", "none", "-u", "none", "-T", "none", "-U", "none", str(pid)]
-        process = _start_helper(words, ())
+        words += ["--no-map-gw", "--runas", "0", "-t", "none", "-u", "none", "-T", "none", "-U", "none"]
+        words += ["--no-netns-quit", "--netns-only", "--netns", os.fspath(target)]
+        process = _start_helper(["/bin/sh", "-c", _ENDS_WITH_STDIN, "sh", *words], (), PIPE)
         deadline = time.monotonic() + _TIMEOUT
         while not _has_text(folder / "pid"):
             if process.poll() is not None or time.monotonic() > deadline:
-                raise _refused(process)
+                raise _refused(process, program)
             time.sleep(0.005)
+        stack.callback(_stop, process)
     finally:
+        with suppress(OSError):
+            sc.umount2(os.fspath(folder / "netns"), sc.MNT_DETACH)
         shutil.rmtree(folder, ignore_errors=True)
-    stack.callback(_stop, process)
-    stack.callback(process.terminate)
 
 
-def _start_helper(words: list[str], fds: tuple[int, ...]) -> subprocess.Popen[bytes]:
+def _start_helper(
+    words: list[str], fds: tuple[int, ...], stdin: int = DEVNULL
+) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         words,
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         pass_fds=fds,
@@ -239,11 +259,11 @@ def _has_text(path: Path) -> bool:
         return False
 
 
-def _refused(process: subprocess.Popen[bytes]) -> UnsupportedHost:
-    process.kill()
+def _refused(process: subprocess.Popen[bytes], program: str) -> UnsupportedHost:
+    if process.stdin is None:
+        process.kill()
     text = process.communicate()[1].decode("utf-8", "replace").strip()
-    assert isinstance(process.args, list)
-    name = os.path.basename(str(process.args[0]))
+    name = os.path.basename(program)
     last = text.splitlines()[-1] if text else "it gives no reason"
     return UnsupportedHost(f"{name} cannot connect the step: {last}", hint=_REMEDY)
 

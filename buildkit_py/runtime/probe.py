@@ -176,9 +176,11 @@ def _existing(state_root: str | None) -> Path:
 
 
 def _overlay(state_root: str | None) -> Finding:
+    from buildkit_py.runtime.namespaces import in_initial_user_namespace  # noqa: PLC0415
+
     place = _existing(state_root)
     nested = needs_user_namespace()
-    user = "userxattr," if nested or not _is_initial() else ""
+    user = "userxattr," if nested or not in_initial_user_namespace() else ""
     enter = _USER_NAMESPACE if nested else _NAMESPACES
     code = enter + _OVERLAY_TRY.format(place=os.fspath(place), user=user)
     why = _try(code)
@@ -207,10 +209,6 @@ try:
 finally:
     shutil.rmtree(d, ignore_errors=True)
 """
-
-
-def _is_initial() -> bool:
-    return _text("/proc/self/uid_map").split() == ["0", "0", "4294967295"]
 
 
 def _kernel() -> Finding:

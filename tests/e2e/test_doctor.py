@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +59,24 @@ def test_roots_capabilities_decide_and_the_build_does_as_told(
         assert "system doctor" in built.stderr
     else:
         assert "it-42" in built.stderr
+
+
+@pytest.mark.parametrize("mode", ["rootless", "rootless-single-id"])
+def test_a_replaced_directory_hides_the_one_below(
+    mode: str, tmp_path: Path, context: Callable[..., Path], busybox_program: Path
+) -> None:
+    """Root of a user namespace may map all ids to themselves, but has no trusted attributes."""
+    pybuild = Pybuild(root=tmp_path / "state", directory=tmp_path)
+    directory = context(
+        "FROM scratch\nCOPY busybox /bin/sh\nCOPY busybox /bin/busybox\n"
+        'RUN ["/bin/busybox", "mkdir", "-p", "/d/below"]\n'
+        "RUN busybox rm -rf /d && busybox mkdir /d && echo x > /d/above\n"
+        "RUN busybox ls /d && busybox rm -r /d\n"
+    )
+    shutil.copy(busybox_program, directory / "busybox")
+    done = run(pybuild, mode, "build", "--progress=plain", directory)
+    assert done.returncode == 0, done.stderr
+    assert "below" not in done.stderr.partition("RUN busybox ls")[2].partition("DONE")[0]
 
 
 def test_a_state_root_that_cannot_be_written_is_told(tmp_path: Path) -> None:
