@@ -224,7 +224,8 @@ def _start_pasta(program: str, pid: int, stack: ExitStack) -> None:
         target.touch()
         sc.mount(f"/proc/{pid}/ns/net", os.fspath(target), None, sc.MS_BIND)
         words = [program, "--foreground", "--quiet", "--config-net", "--pid", f"{folder}/pid"]
-        words += ["--no-map-gw", "--runas", "0", "-t", "none", "-u", "none", "-T", "none", "-U", "none"]
+        words += ["-t", "none", "-u", "none", "-T", "none", "-U", "none"]  # no ports
+        words += ["--no-map-gw", "--runas", "0"]  # nor the host's loopback; ids stay
         words += ["--no-netns-quit", "--netns-only", "--netns", os.fspath(target)]
         process = _start_helper(["/bin/sh", "-c", _ENDS_WITH_STDIN, "sh", *words], (), PIPE)
         deadline = time.monotonic() + _TIMEOUT
