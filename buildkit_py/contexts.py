@@ -10,7 +10,7 @@ from buildkit_py.errors import UsageError
 from buildkit_py.graph import ContextOp, GitOp, HttpOp
 from buildkit_py.oci.reference import Reference, parse_reference
 from buildkit_py.platforms import Platform
-from buildkit_py.remotes import is_git_url, is_web_url, parse_git_url
+from buildkit_py.remotes import is_git_url, is_web_url, parse_git_url, web_filename
 
 _NEVER = frozenset({"scratch", "context"})
 
@@ -44,7 +44,8 @@ class NamedContext:
             case ContextKind.GIT:
                 return parse_git_url(self.value)
             case ContextKind.HTTP:
-                return HttpOp(url=self.value, filename="context")
+                name = web_filename(self.value) or ""
+                return HttpOp(url=self.value, filename=name.replace("__unnamed__", "download"))
             case _:
                 return ContextOp(name=self.name)
 
@@ -73,6 +74,8 @@ def parse_contexts(contexts: Mapping[str, str]) -> dict[str, NamedContext]:
 def parse_context(name: str, value: str) -> NamedContext:
     """Read one `--build-context` option. Raises UsageError."""
     name = context_name(name)
+    if not value:
+        raise UsageError(f"the named context {name} has no value")
     scheme, separator, rest = value.partition("://")
     if is_git_url(value, context=True):
         return NamedContext(name=name, kind=ContextKind.GIT, value=value)
@@ -87,6 +90,8 @@ def parse_context(name: str, value: str) -> NamedContext:
         path, reference = _split_layout(rest)
         return NamedContext(name=name, kind=ContextKind.LAYOUT, value=path, reference=reference)
     if is_web_url(value):
+        if web_filename(value) is None:
+            raise UsageError(f"invalid URL {value!r} for the named context {name}")
         return NamedContext(name=name, kind=ContextKind.HTTP, value=value)
     raise UsageError(
         f"unsupported context source {scheme} for {name}",

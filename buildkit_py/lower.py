@@ -19,7 +19,7 @@ from buildkit_py.instructions.base import Instruction, expanded
 from buildkit_py.oci.config import DEFAULT_PATH, ContainerConfig, ImageConfig, seconds_of
 from buildkit_py.platforms import Platform
 from buildkit_py.scopes import proxy_environment
-from buildkit_py.stage_builder import LoweredStep, StageBuilder, StageInputs
+from buildkit_py.stage_builder import LoweredStep, StageBuilder, StageInputs, as_root
 from buildkit_py.stage_plan import (
     BaseKey,
     FromContext,
@@ -103,7 +103,7 @@ class _Lowering:
             self._lower_stage(stage)
         built = self.built[self.plan.target]
         config = self._final_config(built)
-        root = built.builder.root
+        root = as_root(built.builder.root, self._settled(None))
         graph = BuildGraph(roots=() if root is None else (root,))
         warnings = [w for b in self.built.values() for w in b.builder.warnings]
         return LoweredImage(
@@ -186,7 +186,7 @@ class _Lowering:
         builder.args = dict(before.args)
         builder.author = before.author
         builder.history = list(before.history)
-        builder.root = before.root
+        builder.root = as_root(before.root, self._settled(None))
         return _Built(
             builder=builder,
             image=base.image,
@@ -274,7 +274,8 @@ class _Lowering:
             return None
         span, text = stage.stage.from_.span, stage.stage.from_.text
         if isinstance(origin, FromContext):
-            return self._context_vertex(origin, span)
+            vertex = self._context_vertex(origin, span)
+            return vertex if stage.replaced else as_root(vertex, self._settled(None))
         base = self.bases[origin.wanted.key]
         if base.op is None or _is_empty(base.config):
             builder.vertex_number += 1

@@ -1,9 +1,10 @@
-"""Git URLs as ADD, contexts and named contexts write them: `…#ref:subdir` or `…?key=value`."""
+"""URLs of ADD, contexts and named contexts; git ones as `…#ref:subdir` or `…?key=value`."""
 
 from __future__ import annotations
 
+import posixpath
 import re
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from buildkit_py.errors import UsageError
 from buildkit_py.graph import GitOp
@@ -14,6 +15,7 @@ _WEB = frozenset({"http", "https"})
 _HOSTED = "github.com/"
 _COMMIT = re.compile(r"[0-9a-f]{7,64}\Z")
 _TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True", ""})
+_FLAGS = frozenset({"keep-git-dir", "submodules", "fetch-by-commit"})
 _FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 
 
@@ -34,6 +36,19 @@ def is_web_url(text: str) -> bool:
     return text.partition("://")[0].lower() in _WEB and "://" in text
 
 
+def web_filename(url: str) -> str | None:
+    """The file name that a URL's path ends in, `%xx` decoded. None for what is no URL."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+    except ValueError:
+        return None
+    name = posixpath.basename(posixpath.normpath(unquote(parts.path, errors="surrogateescape")))
+    if not host or "\0" in name:
+        return None
+    return name if name not in {"", ".", ".."} else "__unnamed__"
+
+
 def parse_git_url(
     text: str, *, keep_git_dir: bool | None = None, checksum: str | None = None
 ) -> GitOp:
@@ -46,13 +61,17 @@ def parse_git_url(
     ref = _one_ref(ref, values)
     subdir = _agree("subdir", subdir, values.get("subdir", ""))
     commit = _agree("checksum", values.get("commit", ""), values.get("checksum", ""))
-    commit = _agree("checksum", commit, checksum or "")
+    if commit and checksum and commit != checksum:
+        raise UsageError(f'checksum mismatch "{checksum}" != "{commit}"')
+    commit = commit or checksum or ""
     if commit and not _COMMIT.match(commit):
         raise UsageError(f"invalid git checksum {commit!r}", hint="expected a commit's hex digits")
     if values.get("mtime", "checkout") not in {"checkout", "commit"}:
         raise UsageError(f'invalid mtime "{values["mtime"]}"', hint="use checkout or commit")
     _check_remote(remote, ref)
-    keep = _flag(values, "keep-git-dir", default=False) if keep_git_dir is None else keep_git_dir
+    keep = _flag(values, "keep-git-dir", default=bool(keep_git_dir))
+    if keep_git_dir is not None and keep != keep_git_dir:
+        raise UsageError("inconsistent keep-git-dir configuration")
     return GitOp(
         remote=remote,
         ref=ref,
@@ -71,7 +90,11 @@ def _query(query: str) -> dict[str, str]:
     for key, value in parse_qsl(query, keep_blank_values=True):
         if key not in known.split():
             raise UsageError(f'unexpected query "{key}"', hint=f"known: {known}")
-        out[key] = _agree(key, out.get(key, ""), value)
+        if key in out:
+            raise UsageError(f'query "{key}" has multiple values')
+        if not value and key not in _FLAGS:
+            raise UsageError(f'query "{key}" has no value')
+        out[key] = value
     return out
 
 

@@ -251,6 +251,17 @@ def _is_context(vertex: Vertex | None) -> bool:
     return vertex is not None and isinstance(vertex.op, ContextOp)
 
 
+def as_root(vertex: Vertex | None, settle: int | None) -> Vertex | None:
+    """A directory of the user's that is built upon has to become a tree of the store first."""
+    if vertex is None or not _is_context(vertex):
+        return vertex
+    whole = CopyFiles(
+        input=1, source="/", destination="/", directory_destination=True, earliest=settle
+    )
+    op = FileOp(actions=(whole,), settle=settle)
+    return Vertex(op=op, inputs=(None, vertex), options=vertex.options)
+
+
 def readable(text: str) -> str:
     """A text for displays and records; bytes of a Dockerfile that are no UTF-8 become marks."""
     if text.isascii():

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
-from buildkit_py.dockerignore import IgnoreMatcher, read_patterns
+from buildkit_py.dockerignore import IgnoreError, IgnoreMatcher, read_patterns
 from buildkit_py.errors import PybuildError, UsageError
 from buildkit_py.remotes import is_git_url, is_web_url
 from buildkit_py.source import SourceFile
@@ -127,12 +127,12 @@ def _inputs(
     elif dockerfile is None:
         path = find_dockerfile(directory, request.dockerfile, inside=remote)
         dockerfile = SourceFile(name=_shown(path, request, directory), text=read_text(path))
-    patterns = _ignore_patterns(request, directory, path)
+    patterns, matcher = _ignore_rules(request, directory, path)
     return BuildInputs(
         directory=directory,
         dockerfile=dockerfile,
         patterns=patterns,
-        matcher=IgnoreMatcher(patterns) if patterns else None,
+        matcher=matcher,
         remote=remote,
     )
 
@@ -144,7 +144,7 @@ def find_dockerfile(directory: Path, asked: str | None, *, inside: bool = False)
     """
     candidates = _candidates(directory, asked, inside=inside)
     for path in candidates:
-        if path.is_file():
+        if path.is_file() or _is_substitution(path):
             if inside and not path.resolve().is_relative_to(directory.resolve()):
                 raise UsageError(f"the Dockerfile {asked} is outside of the build context")
             return path
@@ -152,10 +152,16 @@ def find_dockerfile(directory: Path, asked: str | None, *, inside: bool = False)
         if path.is_dir():
             raise UsageError(f"failed to read dockerfile: {path} is a directory")
     name = asked or "Dockerfile"
+    where = "the build context" if inside else directory
     raise PybuildError(
         f"failed to read dockerfile: open {name}: no such file or directory",
-        hint=f"there is no {name} in {directory}; name another one by -f",
+        hint=f"there is no {name} in {where}; name another one by -f",
     )
+
+
+def _is_substitution(path: Path) -> bool:
+    """Whether a path is the shell's `<(command)`: a pipe that somebody writes to."""
+    return path.parent == Path("/dev/fd") and path.is_fifo()
 
 
 def _candidates(directory: Path, asked: str | None, *, inside: bool) -> list[Path]:
@@ -225,32 +231,36 @@ def _shown(path: Path, request: BuildRequest, directory: Path) -> str:
         return str(path)
 
 
-def _ignore_patterns(
-    request: BuildRequest, directory: Path, dockerfile: Path | None
-) -> tuple[str, ...]:
+_Rules: TypeAlias = "tuple[tuple[str, ...], IgnoreMatcher | None]"
+
+
+def _ignore_rules(request: BuildRequest, directory: Path, dockerfile: Path | None) -> _Rules:
     """One ignore file counts: the one asked for, the Dockerfile's own, the context's."""
     if request.ignorefile is not None:
-        return _patterns(Path(request.ignorefile), required=True)
+        return _rules(Path(request.ignorefile), required=True)
     if dockerfile is not None:
         own = dockerfile.with_name(dockerfile.name + ".dockerignore")
         if own.is_file():
-            return _patterns(own, required=True)
-    return _patterns(directory / ".dockerignore")
+            return _rules(own, required=True)
+    return _rules(directory / ".dockerignore")
 
 
 def directory_matcher(directory: Path) -> IgnoreMatcher | None:
     """The ignore rules at the root of a named context."""
-    patterns = _patterns(directory / ".dockerignore")
-    return IgnoreMatcher(patterns) if patterns else None
+    return _rules(directory / ".dockerignore")[1]
 
 
-def _patterns(path: Path, *, required: bool = False) -> tuple[str, ...]:
+def _rules(path: Path, *, required: bool = False) -> _Rules:
     try:
         text = path.read_bytes().decode("utf-8", "surrogateescape")
     except FileNotFoundError:
         if required:
             raise UsageError(f"the ignore file {path} does not exist") from None
-        return ()
+        return (), None
     except OSError as error:
         raise PybuildError(f"cannot read {path}: {error.strerror}") from error
-    return read_patterns(text)
+    patterns = read_patterns(text)
+    try:
+        return patterns, IgnoreMatcher(patterns) if patterns else None
+    except IgnoreError as error:
+        raise IgnoreError(f"failed parsing {path}: {error.message}") from error

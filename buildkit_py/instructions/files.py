@@ -6,7 +6,6 @@ import posixpath
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from buildkit_py.errors import InvalidArgument, SyntaxProblem, UsageError
 from buildkit_py.expansion import ExpansionError
@@ -23,7 +22,7 @@ from buildkit_py.graph import (
 from buildkit_py.heredocs import Heredoc, parse_marker
 from buildkit_py.instructions.base import display_text
 from buildkit_py.lines import LogicalLine
-from buildkit_py.remotes import is_git_url, is_web_url, parse_git_url
+from buildkit_py.remotes import is_git_url, is_web_url, parse_git_url, web_filename
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -347,11 +346,9 @@ def _git(builder: _Builder, source: str) -> CopyFiles:
 def _download(builder: _Builder, source: str) -> CopyFiles:
     transfer = builder.transfer
     span = transfer.line.find(source)
-    try:
-        name = posixpath.basename(posixpath.normpath(urlsplit(source).path))
-    except ValueError:
-        raise InvalidArgument(f"invalid URL {source!r}", span=span) from None
-    filename = name if name not in {"", ".", ".."} else "__unnamed__"
+    filename = web_filename(source)
+    if filename is None:
+        raise InvalidArgument(f"invalid URL {source!r}", span=span)
     op = HttpOp(url=source, filename=filename, checksum=transfer.checksum or None)
     vertex = builder.stage.add_internal(op, (), name=builder.name, text=builder.name, span=span)
     return _remote(builder, vertex, f"/{filename}", unpack=transfer.unpack_remote)

@@ -78,17 +78,19 @@ class ContextTree(BaseTree):
         with os.scandir(node.real) as entries:
             for entry in entries:
                 name = entry.name
+                excluded = self._excluded(base + name)
+                if excluded and not entry.is_dir(follow_symlinks=False):
+                    continue  # without a look at it: there may be many
                 status = entry.stat(follow_symlinks=False)
                 child = self._node(base + name, status, entry.path)
-                if self._ignore is None or self._shown(child):
+                if not excluded or self._shown(child):
                     found.append((name, child))
         found.sort(key=by_name)
         return found
 
     def excluded(self, path: str | bytes) -> bool:
         """Whether something is there, but the ignore rules hide it."""
-        clean = clean_path(path)
-        return self._ignore is not None and self._ignore.excluded(os.fsdecode(clean[1:]))
+        return self._excluded(clean_path(path))
 
     def link_key(self, node: Node) -> tuple[int, int, int] | None:
         """Hard links within the context."""
@@ -96,13 +98,13 @@ class ContextTree(BaseTree):
             return None
         return (node.status.st_dev, node.status.st_ino, 0)
 
+    def _excluded(self, path: bytes) -> bool:
+        return self._ignore is not None and self._ignore.excluded(os.fsdecode(path[1:]))
+
     def _shown(self, node: Node) -> bool:
-        if self._ignore is None:
+        if self._ignore is None or not self._excluded(node.path):
             return True
-        path = os.fsdecode(node.path[1:])
-        if not self._ignore.excluded(path):
-            return True
-        if not node.is_dir or not self._ignore.may_descend(path):
+        if not node.is_dir or not self._ignore.may_descend(os.fsdecode(node.path[1:])):
             return False
         # An excluded directory shows only as the parent of something that an exception names.
         inside = self.children(node)

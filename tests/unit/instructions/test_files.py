@@ -258,6 +258,8 @@ def test_add_unpacks_local_archives_unless_told_not_to() -> None:
         ("http://host", "__unnamed__"),
         ("https://host/", "__unnamed__"),
         ("https://host/a/", "a"),
+        ("https://host/a%20b.txt", "a b.txt"),
+        ("https://host/a%2Fb", "b"),
     ],
 )
 def test_add_downloads_under_the_last_part_of_the_path(url: str, filename: str) -> None:
@@ -291,6 +293,8 @@ def test_add_clones_a_repository() -> None:
         ("ADD --checksum=x a b /d/", "checksum can't be specified for multiple sources"),
         ("ADD --checksum=x a /d/", "checksum requires HTTP(S) or Git sources"),
         ("ADD --checksum=x https://h/f /d/", "invalid checksum digest format: x"),
+        ("ADD http:///f /d/", "invalid URL 'http:///f'"),
+        ("ADD http://h/%00 /d/", "invalid URL 'http://h/%00'"),
         ("COPY https://h/f /d/", "source can't be a URL for COPY"),
         ("COPY git@h:x /d/", "source can't be a git ref for COPY"),
         ("ADD https://h/x.git?zz=1 /d/", 'unexpected query "zz"'),

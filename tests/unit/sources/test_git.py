@@ -233,6 +233,8 @@ def test_query_says_what_fragment_and_flags_say() -> None:
         ("?branch=a&tag=b", "branch conflicts with tag"),
         ("?ref=a#b", 'ref conflicts: "b" vs "a"'),
         ("?colour=red", 'unexpected query "colour"'),
+        ("?ref=", 'query "ref" has no value'),
+        ("?subdir=a&subdir=a", 'query "subdir" has multiple values'),
         ("?submodules=perhaps", 'invalid value "perhaps" for submodules'),
         ("?mtime=never", 'invalid mtime "never"'),
         ("?commit=main", "invalid git checksum"),
@@ -243,3 +245,12 @@ def test_query_says_what_fragment_and_flags_say() -> None:
 def test_contradictory_url_is_refused(query: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         parse_git_url(f"https://e/x.git{query}")
+
+
+def test_a_flag_may_not_contradict_the_url() -> None:
+    url = "https://e/x.git?keep-git-dir=true&checksum=abcdef0"
+    assert parse_git_url(url, keep_git_dir=True, checksum="abcdef0").keep_git_dir
+    with pytest.raises(UsageError, match="inconsistent keep-git-dir configuration"):
+        parse_git_url(url, keep_git_dir=False)
+    with pytest.raises(UsageError, match='checksum mismatch "abcdef1" != "abcdef0"'):
+        parse_git_url(url, checksum="abcdef1")

@@ -3,12 +3,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from buildkit_py.cache.keys import Selection
 from buildkit_py.dockerignore import IgnoreMatcher
 from buildkit_py.errors import CopyError
+from buildkit_py.layers.context import ContextTree
 from buildkit_py.layers.tree import Node, Tree
 from buildkit_py.sources import local
 from buildkit_py.sources.local import ContextSource
@@ -164,3 +166,21 @@ def test_a_change_after_the_digest_is_noticed(root: Path) -> None:
     (root / "src" / "f1").write_text("changed")
     assert not source.unchanged(ALL, digest)
     assert source.digest(ALL) == digest  # what this build works with stays as it was
+
+
+def test_excluded_files_are_not_looked_at(tmp_path: Path) -> None:
+    for number in range(20):
+        (tmp_path / f"{number}.log").touch()
+    (tmp_path / "keep").touch()
+    tree = ContextTree(tmp_path, IgnoreMatcher(("*", "!keep")))
+    seen: list[str] = []
+    real = ContextTree._node
+
+    def watching(self: ContextTree, path: bytes, *rest: Any) -> Any:
+        seen.append(os.fsdecode(path))
+        return real(self, path, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ContextTree, "_node", watching)
+        assert [name for name, _ in tree.children(tree.root())] == [b"keep"]
+    assert seen == ["/", "/keep"]

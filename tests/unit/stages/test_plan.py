@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from buildkit_py.contexts import parse_context
 from buildkit_py.dockerfile import parse
 from buildkit_py.errors import (
     InvalidArgument,
@@ -13,6 +14,7 @@ from buildkit_py.errors import (
     UnsetVariable,
     UsageError,
 )
+from buildkit_py.graph import HttpOp
 from buildkit_py.oci.config import ContainerConfig, ImageConfig
 from buildkit_py.platforms import Platform
 from buildkit_py.stages import (
@@ -282,6 +284,23 @@ def test_an_oci_layout_is_a_base(value: str, layout: str, reference: str) -> Non
 def test_an_unknown_scheme_is_refused() -> None:
     with pytest.raises(UsageError, match="unsupported context source s3 for x"):
         planned("FROM scratch\n", build_contexts={"x": "s3://bucket"})
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [("", "the named context x has no value"), ("http:///f", "invalid URL 'http:///f'")],
+)
+def test_a_context_without_a_place_is_refused(value: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        planned("FROM scratch\n", build_contexts={"x": value})
+
+
+@pytest.mark.parametrize(
+    ("url", "filename"),
+    [("http://h/d/a.tar.gz?x=1", "a.tar.gz"), ("http://h/", "download")],
+)
+def test_a_context_from_a_url_is_one_file_of_its_name(url: str, filename: str) -> None:
+    assert parse_context("x", url).op() == HttpOp(url=url, filename=filename)
 
 
 # -------------------------------------------------------------- ours
