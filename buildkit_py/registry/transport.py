@@ -1,4 +1,4 @@
-"""HTTP requests: pooling, TLS, proxies, redirects, retries. The only module that knows urllib3.
+"""HTTP requests: pooling, TLS, proxies, redirects, retries. On urllib3.
 
 A response body is a stream that ends in an error when the connection breaks, when the declared
 length is not reached, or when the sender is so slow that it never would be.
@@ -16,7 +16,7 @@ from urllib.parse import urljoin, urlsplit
 from buildkit_py.errors import RegistryError
 from buildkit_py.registry.config import HostConfig, RegistryConfig, is_loopback
 from buildkit_py.registry.proxies import proxy_for
-from buildkit_py.registry.tls import explain_tls, tls_context
+from buildkit_py.registry.tls import explain_tls
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -276,53 +276,16 @@ class Transport:
             shared = (parts.scheme, settings, proxy_for(url, self._environment))
             manager = self._managers.get(shared)
             if manager is None:
+                from buildkit_py.registry.connections import (  # noqa: PLC0415
+                    make_manager,
+                    socket_manager,
+                )
+
                 path = self._socket_path
-                manager = _make_manager(*shared) if path is None else _socket_manager(path)
+                longest = 2 * self.config.read_timeout
+                manager = make_manager(*shared, longest) if path is None else socket_manager(path)
             self._managers[shared] = self._by_host[key] = manager
         return manager
-
-
-def _make_manager(scheme: str, settings: HostConfig, proxy: str | None) -> urllib3.PoolManager:
-    import urllib3
-
-    pool: dict[str, Any] = {"num_pools": 32, "maxsize": 16}
-    if scheme == "https":  # reading the host's certificates takes a while
-        pool["ssl_context"] = tls_context(settings)
-        if settings.insecure:  # it was asked for: not said again with each request
-            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
-    if proxy is None:
-        return urllib3.PoolManager(**pool)
-    user = urlsplit(proxy)
-    headers = None
-    if user.username:
-        headers = urllib3.make_headers(proxy_basic_auth=f"{user.username}:{user.password or ''}")
-        proxy = proxy.replace(user.netloc, user.netloc.rpartition("@")[2], 1)
-    return urllib3.ProxyManager(proxy, proxy_headers=headers, **pool)
-
-
-def _socket_manager(path: str) -> urllib3.PoolManager:
-    """Connections to a Unix socket, whatever host a URL names."""
-    import socket  # noqa: PLC0415
-
-    from urllib3 import HTTPConnectionPool, PoolManager
-    from urllib3.connection import HTTPConnection
-
-    class SocketConnection(HTTPConnection):
-        def _new_conn(self) -> socket.socket:
-            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            try:
-                connection.connect(path)
-            except BaseException:
-                connection.close()
-                raise
-            return connection
-
-    class SocketPool(HTTPConnectionPool):
-        ConnectionCls = SocketConnection
-
-    manager = PoolManager()
-    manager.pool_classes_by_scheme = {"http": SocketPool}
-    return manager
 
 
 def _tls_failed(host: str, reason: str) -> TlsFailed:

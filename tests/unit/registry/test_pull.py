@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from buildkit_py.platforms import Platform
 from buildkit_py.registry.client import RegistryClient
 from buildkit_py.registry.config import HostConfig, RegistryConfig
 from buildkit_py.registry.transfer import TransferStatus, fetch_layers, resolve
-from buildkit_py.registry.transport import ConnectionFailed
+from buildkit_py.registry.transport import ConnectionFailed, Request, Transport
 from buildkit_py.store.content import ContentStore
 from buildkit_py.store.database import Database, open_database
 from tests.registries import (
@@ -281,6 +283,30 @@ def test_layer_that_never_ends_is_refused(content: ContentStore) -> None:
         return Answer(200, endless=True) if is_layer(asked, layer) else answer
 
     refused(content, endless, SizeMismatch, "longer than")
+
+
+def test_answer_whose_head_trickles_for_ever_is_ended() -> None:
+    def trickle(listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                with connection, suppress(OSError):
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nX-Long: ")
+                    while True:
+                        connection.sendall(b"x")
+                        threading.Event().wait(0.05)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=trickle, args=(listener,), daemon=True)
+        server.start()
+        config = RegistryConfig(read_timeout=0.4, retries=0)
+        transport = Transport(config)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v2/"
+        with pytest.raises(ConnectionFailed):
+            transport.request(Request(method="GET", url=url))
+        transport.close()
+        listener.shutdown(socket.SHUT_RDWR)
+        server.join()
 
 
 def test_short_layer_is_refused(content: ContentStore) -> None:
