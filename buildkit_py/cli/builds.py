@@ -10,9 +10,9 @@ from argparse import SUPPRESS, Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from buildkit_py.cli.buildrows import build_filter, build_row, duration_of, name_of, stamp
 from buildkit_py.cli.options import state_root
 from buildkit_py.cli.render import human_age, human_size, print_table, table
 from buildkit_py.errors import UsageError
@@ -27,6 +27,7 @@ from buildkit_py.progress.events import (
 
 if TYPE_CHECKING:
     from buildkit_py.cli.options import CommandParser
+    from buildkit_py.cli.template_syntax import Template
     from buildkit_py.store import Store
     from buildkit_py.store.builds import BuildRecord, BuildRecords
 
@@ -42,7 +43,16 @@ def configure(parser: CommandParser) -> None:
         "inspect, logs and report show the last build when none is named."
     )
     parser.add_argument("words", nargs="*", metavar="BUILD", help=SUPPRESS)
-    parser.add_argument("--format", metavar="string", help="ls, inspect: 'json' or a table")
+    parser.add_argument(
+        "--format", metavar="string", help="ls, inspect: 'json', a table, a template"
+    )
+    parser.add_argument(
+        "--filter",
+        action="append",
+        default=[],
+        metavar="filter",
+        help="ls: ref=, repository=, status=, startedAt>, duration>, …",
+    )
     parser.add_argument(
         "--progress", metavar="string", default="plain", help="logs: display (plain, rawjson, …)"
     )
@@ -59,17 +69,18 @@ def run(args: Namespace) -> int:
     verb, names = (args.words[0], args.words[1:]) if args.words else ("ls", [])
     if verb not in _VERBS:
         raise UsageError(f'unknown command: "builds {verb}"', hint=f"choose {', '.join(_VERBS)}")
-    if args.format not in {None, "json", "table"}:
-        raise UsageError(f'unsupported format "{args.format}"', hint="choose json or table")
+    if args.filter and verb != "ls":
+        raise UsageError(f"--filter is for ls, not for {verb}")
+    template = _template(args.format)
     with _store(args) as store:
         from buildkit_py.store.builds import BuildRecords
 
         records = BuildRecords(store.paths, store.db)
         match verb:
             case "ls":
-                _list(args, records)
+                _list(args, records, template)
             case "inspect":
-                _inspect(args, records, names or ["^0"])
+                _inspect(args, records, names or ["^0"], template)
             case "logs":
                 _logs(args, records, names or ["^0"])
             case "report":
@@ -85,8 +96,27 @@ def _store(args: Namespace) -> AbstractContextManager[Store]:
     return open_store(state_root(args))
 
 
-def _list(args: Namespace, records: BuildRecords) -> None:
-    known = records.list()
+def _template(form: str | None) -> Template | None:
+    """The template of `--format`, None for the words it knows. Raises UsageError."""
+    if form in {None, "json", "table"}:
+        return None
+    if "{{" not in form:
+        raise UsageError(f'unsupported format "{form}"', hint="json, table or a template")
+    from buildkit_py.cli.template_syntax import parse_template
+
+    return parse_template(form)
+
+
+def _print_template(template: Template, record: BuildRecord) -> None:
+    from buildkit_py.cli.template_functions import Record
+    from buildkit_py.cli.templates import render_template
+
+    print(render_template(template, Record(build_row(record))))
+
+
+def _list(args: Namespace, records: BuildRecords, template: Template | None) -> None:
+    chosen = build_filter(args.filter, time.time())
+    known = [record for record in records.list() if chosen(record)]
     if args.quiet:
         for record in known:
             print(record.ref)
@@ -95,46 +125,36 @@ def _list(args: Namespace, records: BuildRecords) -> None:
         for record in known:
             print(json.dumps(_summary(record)))
         return
+    if template is not None:
+        for record in known:
+            _print_template(template, record)
+        return
     now = time.time()
     print_table(
         ("BUILD ID", "NAME", "STATUS", "CREATED AT", "DURATION"),
         [
             (
                 record.ref if args.no_trunc else record.ref[:_SHORT],
-                _name(record),
+                name_of(record),
                 record.status.capitalize(),
                 human_age(record.started, now),
-                _duration(record),
+                duration_of(record),
             )
             for record in known
         ],
     )
 
 
-def _name(record: BuildRecord) -> str:
-    request = record.data.get("request", {})
-    tags = request.get("tags") or []
-    return str(tags[0] if tags else request.get("context", ""))
-
-
-def _duration(record: BuildRecord) -> str:
-    return "" if record.completed is None else f"{record.completed - record.started:.1f}s"
-
-
 def _summary(record: BuildRecord) -> dict[str, object]:
     return {
         "ref": record.ref,
-        "name": _name(record),
+        "name": name_of(record),
         "status": record.status,
-        "created_at": _stamp(record.started),
-        "completed_at": None if record.completed is None else _stamp(record.completed),
+        "created_at": stamp(record.started),
+        "completed_at": None if record.completed is None else stamp(record.completed),
         "image": record.image,
         **{key: record.data[key] for key in ("request", "summary") if key in record.data},
     }
-
-
-def _stamp(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -175,9 +195,14 @@ def _steps(events: Iterable[Event], known: Sequence[Mapping[str, Any]]) -> list[
     return list(steps.values())
 
 
-def _inspect(args: Namespace, records: BuildRecords, names: list[str]) -> None:
+def _inspect(
+    args: Namespace, records: BuildRecords, names: list[str], template: Template | None
+) -> None:
     for name in names:
         record = records.get(name)
+        if template is not None:
+            _print_template(template, record)
+            continue
         known = record.data.get("summary", {}).get("steps", ())
         steps = _steps(records.events(record.ref), known)
         if args.format == "json":
@@ -201,11 +226,11 @@ def _print_record(record: BuildRecord, steps: list[_Step]) -> None:
     cached = sum(step.status == "cached" for step in steps)
     facts = [
         ("Build", record.ref),
-        ("Name", _name(record)),
+        ("Name", name_of(record)),
         *((key.replace("_", " ").capitalize(), _text(request[key])) for key in sorted(request)),
         ("Status", record.status),
-        ("Started", _stamp(record.started)),
-        ("Duration", _duration(record)),
+        ("Started", stamp(record.started)),
+        ("Duration", duration_of(record)),
         ("Steps", f"{len(steps)} ({cached} cached)"),
         ("Image", record.image or ""),
     ]
