@@ -64,13 +64,17 @@ class CacheConfig:
     results: tuple[CachedResult, ...] = ()
     mounts: tuple[CachedMount, ...] = ()
 
-    def chain(self, index: int) -> tuple[CachedLayer, ...]:
-        """The layers of a result, lowest first."""
-        out: list[CachedLayer] = []
+    def indexes(self, index: int) -> tuple[int, ...]:
+        """Which layers a result has, lowest first."""
+        out: list[int] = []
         while index >= 0:
-            out.append(self.layers[index])
+            out.append(index)
             index = self.layers[index].parent
         return tuple(reversed(out))
+
+    def chain(self, index: int) -> tuple[CachedLayer, ...]:
+        """The layers of a result, lowest first."""
+        return tuple(self.layers[item] for item in self.indexes(index))
 
 
 def encode(config: CacheConfig) -> bytes:

@@ -107,7 +107,9 @@ class ImportedCache:
 
     def _snapshot(self, loaded: LoadedCache, found: CachedResult) -> int:
         top: int | None = None
-        for layer in loaded.config.chain(found.layer):
+        steps = {item.layer: item.description for item in loaded.config.results}
+        for index in loaded.config.indexes(found.layer):
+            layer = loaded.config.layers[index]
             if layer.blob is None:
                 raise PybuildError("one of its layers names no blob")
             top = self._snapshots.from_layer(
@@ -115,7 +117,7 @@ class ImportedCache:
                 layer.blob,
                 layer.diff_id,
                 loaded.origin,
-                description=found.description,
+                description=steps.get(index, ""),
             ).id
         if top is None:
             raise PybuildError("one of its records has no layers")
