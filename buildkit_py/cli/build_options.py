@@ -28,7 +28,7 @@ _LISTS = (
     _Option("--no-cache-filter", "list", "Do not use the cache for these stages"),
     _Option("-o --output", "list", "Output destination (type=local,dest=path)"),
     _Option("--platform", "list", "Set target platforms for the build"),
-    _Option("--resource", "list", "Limit RUN (memory=512m, cpu-quota=50000)"),
+    _Option("--resource", "list", "Limit RUN (memory=512m, disk=2g, pids=100)"),
     _Option("--secret", "list", "Secret to expose to the build (id=mysecret,src=/path)"),
     _Option("--ssh", "list", "SSH agent socket or keys to expose (default|id[=socket|key[,key]])"),
     _Option("-t --tag", "list", "Image name and optionally a tag (name:tag)"),

@@ -30,6 +30,11 @@ def build_options(
         raise UsageError(
             f'unknown value "{request.timestamps}" for --timestamps', hint="settle or keep"
         )
+    if request.ulimits or request.resources:
+        from buildkit_py.runtime.limits import parse_resources, parse_ulimits  # noqa: PLC0415
+
+        parse_ulimits(request.ulimits)
+        parse_resources(request.resources)
     build_args = dict(request.build_args)
     if _EPOCH not in build_args and environment.get(_EPOCH):
         build_args[_EPOCH] = environment[_EPOCH]  # as docker's client passes it on

@@ -9,10 +9,11 @@ asked for to protect the host, so its absence is an error.
 from __future__ import annotations
 
 import os
+import resource
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from buildkit_py.errors import UnsupportedHost
@@ -23,9 +24,13 @@ _REMOVE_SECONDS = 2.0
 
 @dataclass(slots=True, kw_only=True)
 class StepCgroup:
-    """The groups of one step. `procs` are files that the step's process writes itself into."""
+    """The groups of one step. `procs` are files that the step's process writes itself into.
+
+    `rlimits` stand in for a group that could not be made.
+    """
 
     procs: tuple[str, ...] = ()
+    rlimits: tuple[tuple[int, int, int], ...] = ()
     warnings: list[str] = field(default_factory=list)
     _events: tuple[tuple[Path, str], ...] = ()
 
@@ -58,7 +63,7 @@ def find_hierarchies(mounts: str) -> tuple[Path | None, dict[str, Path]]:
 @contextmanager
 def step_cgroup(limits: ResourceLimits, parent: str, name: str) -> Iterator[StepCgroup]:
     """Groups with these limits below `parent` (a path in the hierarchy) while the block runs."""
-    if not limits and not parent:
+    if not replace(limits, disk=None) and not parent:
         yield StepCgroup()
         return
     unified, controllers = find_hierarchies(Path("/proc/self/mounts").read_text())
@@ -71,7 +76,21 @@ def step_cgroup(limits: ResourceLimits, parent: str, name: str) -> Iterator[Step
             maker.version2(unified, limits, wanted)
         else:
             maker.version1(controllers, limits, wanted)
+        if limits.pids is not None and not maker.limits_pids:
+            # Counted for each user of a user namespace, together with what is there already.
+            most = limits.pids + _own_tasks()
+            group.rlimits = ((resource.RLIMIT_NPROC, most, most),)
         yield group
+
+
+def _own_tasks() -> int:
+    """How many threads run in our user namespace."""
+    own, count = os.stat("/proc/self/ns/user").st_ino, 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if os.stat(folder / "ns/user").st_ino == own:
+                count += len(os.listdir(folder / "task"))
+    return count
 
 
 def _wanted(limits: ResourceLimits) -> list[str]:
@@ -102,6 +121,7 @@ class _Maker:
         self.group = group
         self.parent = parent or "pybuild"
         self.name = name
+        self.limits_pids = False
 
     def version2(self, root: Path, limits: ResourceLimits, wanted: list[str]) -> None:
         folder = root
@@ -110,8 +130,9 @@ class _Maker:
                 with suppress(OSError):
                     (folder / "cgroup.subtree_control").write_text(f"+{controller}")
             folder /= part
-            if not self._make(folder, "memory" in wanted):
+            if not self._make(folder, "memory" if "memory" in wanted else ",".join(wanted)):
                 return
+        self.limits_pids = "pids" in wanted and (folder / "pids.max").exists()
         values: dict[str, str | None] = {
             "memory.max": _number(limits.memory),
             "memory.swap.max": _swap_v2(limits),
@@ -130,11 +151,13 @@ class _Maker:
         for controller in wanted or (["pids"] if "pids" in roots else []):
             root = roots.get(controller)
             if root is None:
-                self._lack(f"this host has no cgroup controller {controller}", controller)
+                if controller != "pids":
+                    self._lack(f"this host has no cgroup controller {controller}", controller)
                 continue
             folder = root / self.parent / self.name
-            if not self._make(folder, controller == "memory"):
+            if not self._make(folder, controller):
                 continue
+            self.limits_pids |= controller == "pids"
             if controller == "cpuset":
                 self._inherit_cpuset(root, folder)
             for key, value in _version1_values(controller, limits).items():
@@ -143,13 +166,12 @@ class _Maker:
             if controller == "memory":
                 self.group._events += ((folder / "memory.oom_control", "oom_kill"),)  # noqa: SLF001
 
-    def _make(self, folder: Path, needed: bool) -> bool:
+    def _make(self, folder: Path, controller: str) -> bool:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            self._lack(
-                f"cannot make cgroup {folder}: {error.strerror}", "memory" if needed else ""
-            )
+            if controller != "pids":  # of which there is another limit
+                self._lack(f"cannot make cgroup {folder}: {error.strerror}", controller)
             return False
         if folder.name == self.name:
             self.stack.callback(_remove, folder)

@@ -51,6 +51,7 @@ class ExitStatus:
     oom: bool = False
     timed_out: bool = False
     cancelled: bool = False
+    exceeded: bool = False
     max_rss_kib: int = 0
     stubs: StubRecord = field(default_factory=StubRecord)
     warnings: tuple[str, ...] = ()
@@ -63,13 +64,14 @@ class RunHooks:
     `started` gets the process id and a handle to send it signals; `terminal` gets the master
     side of its terminal (its own copy, to be closed by the callee); `connect` is called with the
     process id when `network` is `wait`, before the program starts, and then `disconnect` at the
-    end, however that came.
+    end, however that came. `exceeded` is asked about ten times a second: True ends the process.
     """
 
     started: Callable[[int, Callable[[int], None]], None] | None = None
     terminal: Callable[[int], None] | None = None
     connect: Callable[[int], None] | None = None
     disconnect: Callable[[], None] | None = None
+    exceeded: Callable[[], bool] | None = None
 
 
 class Executor(Protocol):

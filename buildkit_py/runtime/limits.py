@@ -31,7 +31,7 @@ _UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResourceLimits:
-    """What a step may use; None is no limit. Memory in bytes, cpu times in microseconds."""
+    """What a step may use; None is no limit. Memory and disk in bytes, cpu in microseconds."""
 
     memory: int | None = None
     memory_swap: int | None = None
@@ -41,6 +41,7 @@ class ResourceLimits:
     cpuset_cpus: str | None = None
     cpuset_mems: str | None = None
     pids: int | None = None
+    disk: int | None = None
 
     def __bool__(self) -> bool:
         return self != ResourceLimits()
@@ -83,7 +84,7 @@ def parse_resources(items: tuple[str, ...]) -> ResourceLimits:
         if key not in ResourceLimits.__slots__ or not separator or not value:
             known = ", ".join(field.replace("_", "-") for field in ResourceLimits.__slots__)
             raise UsageError(f'invalid resource limit: "{item}"', hint=f"known are {known}")
-        if key.startswith("memory"):
+        if key.startswith("memory") or key == "disk":
             values[key] = -1 if value == "-1" else parse_size(value)
         elif key.startswith("cpuset"):
             if not re.fullmatch(r"[\d,-]+", value):

@@ -59,6 +59,7 @@ class _Watcher:
         self.stubs = StubRecord()
         self.warnings: tuple[str, ...] = ()
         self.poll = select.poll()
+        self.asked_next = time.monotonic() + _TICK_MS / 1000
 
     def loop(
         self, streams: dict[int, int], cancelled: threading.Event, timeout: float
@@ -68,7 +69,7 @@ class _Watcher:
             self.poll.register(fd, select.POLLIN)
         self.poll.register(self.reply.fileno(), select.POLLIN)
         deadline = time.monotonic() + timeout if timeout else None
-        was_cancelled = timed_out = False
+        was_cancelled = timed_out = exceeded = False
         drained_by = 0.0
         while self.status is None or open_streams:
             for fd, _event in self.poll.poll(_TICK_MS):
@@ -87,7 +88,16 @@ class _Watcher:
             elif deadline is not None and time.monotonic() > deadline:
                 timed_out = True
                 self.kill()
-        return self._result(cancelled=was_cancelled, timed_out=timed_out)
+            elif self._is_exceeded():
+                exceeded = True
+                self.kill()
+        return self._result(cancelled=was_cancelled, timed_out=timed_out, exceeded=exceeded)
+
+    def _is_exceeded(self) -> bool:
+        if self.hooks.exceeded is None or time.monotonic() < self.asked_next:
+            return False
+        self.asked_next = time.monotonic() + _TICK_MS / 1000
+        return self.hooks.exceeded()
 
     def kill(self) -> None:
         self.kill_wanted = True
@@ -171,10 +181,10 @@ class _Watcher:
             self.hooks.terminal(os.dup(master))
 
     # -------------------------------------------------------------- result
-    def _result(self, *, cancelled: bool, timed_out: bool) -> ExitStatus:
+    def _result(self, *, cancelled: bool, timed_out: bool, exceeded: bool) -> ExitStatus:
         failure = ""
         status = self.status or 0
-        if self.problem is not None and not cancelled and not timed_out:
+        if self.problem is not None and not (cancelled or timed_out or exceeded):
             _kind, stage, number, call, path, text = self.problem
             if stage != "exec":
                 raise _setup_error(stage, number, call, path, text)
@@ -186,6 +196,7 @@ class _Watcher:
             failure=failure,
             timed_out=timed_out,
             cancelled=cancelled,
+            exceeded=exceeded,
             max_rss_kib=self.max_rss,
             stubs=self.stubs,
             warnings=self.warnings,

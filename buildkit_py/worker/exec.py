@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from buildkit_py.errors import BuildCancelled, ExecError, SandboxError, SolveError
@@ -23,7 +24,8 @@ from buildkit_py.runtime.seccomp import default_filter
 from buildkit_py.runtime.stubs import remove_stubs
 from buildkit_py.solver.ports import Result
 from buildkit_py.store.native import NativeRoot
-from buildkit_py.worker.failed import FailedStep, replay_command, run_again
+from buildkit_py.worker.diskguard import DiskGuard, guarded
+from buildkit_py.worker.failed import FailedStep, explain, replay_command, run_again
 from buildkit_py.worker.mounts import MountResolver, MountSources, ResolvedMounts
 from buildkit_py.worker.secrets import Masker
 
@@ -129,10 +131,11 @@ class _Step:
         self.stack = stack
         self.tail: deque[bytes] = deque(maxlen=_TAIL_LINES)
         self.partial = b""
+        self.limits = parse_resources(op.resources)
 
     def run(self, active: Active) -> None:
         mounts = self._mounts()
-        limits = parse_resources(self.op.resources)
+        limits = self.limits
         name = f"{self.vertex.digest[7:19]}-{active.folder.name}"
         group = self.stack.enter_context(step_cgroup(limits, self.op.cgroup_parent, name))
         for warning in group.warnings:
@@ -191,7 +194,7 @@ class _Step:
             env=self._environment(mounts),
             cwd=op.cwd or "/",
             user=op.user,
-            rlimits=parse_ulimits(op.ulimits),
+            rlimits=(*group.rlimits, *parse_ulimits(op.ulimits)),
             capabilities=_ALL_CAPABILITIES if insecure else sandbox.DEFAULT_CAPABILITIES,
         )
         return sandbox.SandboxSpec(
@@ -252,24 +255,34 @@ class _Step:
             if shown:
                 self._log(stream, shown)
 
+        guard = self._guard(tree, active)
         status = executor.run(
             spec,
             on_output=on_output,
             cancelled=self.context.cancelled,
             timeout=self.op.timeout or self.settings.timeout,
-            hooks=self._hooks(spec),
+            hooks=guarded(self._hooks(spec), guard),
         )
+        status = replace(status, exceeded=status.exceeded or guard.exceeded_in_all())
         for stream, rest in masker.flush():
             self._log(stream, rest)
         for warning in status.warnings:
             self._log(2, f"warning: {warning}\n".encode())
-        self._judge(status, spec, executor, group)
+        self._judge(status, spec, executor, group, guard)
         if active is not None:
             remove_stubs(active.upper, status.stubs)
         else:
             assert isinstance(tree, sandbox.DirectoryTree)
             remove_stubs(tree.path, status.stubs)
         return status.stubs
+
+    def _guard(self, tree: sandbox.Tree, active: Active | None) -> DiskGuard:
+        if active is not None:
+            return DiskGuard(active.upper, self.limits.disk)
+        assert isinstance(tree, sandbox.DirectoryTree)
+        guard = DiskGuard(Path(tree.path), self.limits.disk)
+        guard.begin(guard.folder)
+        return guard
 
     def _hooks(self, spec: sandbox.SandboxSpec) -> RunHooks | None:
         connect = self.settings.connect
@@ -291,12 +304,15 @@ class _Step:
         spec: sandbox.SandboxSpec,
         executor: Executor,
         group: StepCgroup,
+        guard: DiskGuard,
     ) -> None:
         if status.cancelled:
             raise BuildCancelled("canceled", vertex=self.vertex.options.name)
-        if status.code == 0 and not status.timed_out and not status.failure:
+        stopped = status.timed_out or status.exceeded
+        if status.code == 0 and not stopped and not status.failure:
             return
-        error = self._error(status, oom=group.out_of_memory())
+        oom = group.out_of_memory()
+        error = self._error(status, *explain(status, self.op.resources, oom=oom, guard=guard))
         if self.settings.on_failure is not None:
             again = run_again(spec)
             self.settings.on_failure(
@@ -310,23 +326,17 @@ class _Step:
             )
         raise error
 
-    def _error(self, status: ExitStatus, *, oom: bool) -> ExecError:
+    def _error(self, status: ExitStatus, reason: str, hint: str | None) -> ExecError:
         command = " ".join(self.op.arguments)
-        reason, hint = f"exit code: {status.code}", None
-        if oom:
-            limit = next(
-                (x.partition("=")[2] for x in self.op.resources if x.startswith("memory=")), "?"
-            )
-            reason = f"out of memory, limit {limit}"
-            hint = "give the step more with --resource memory=…"
-        elif status.timed_out:
+        if status.timed_out and not reason:
             reason = f"timed out after {self.op.timeout or self.settings.timeout:g} s"
-        elif status.failure:
+        elif not reason and status.failure:
             reason = f"{status.failure}: exit code: {status.code}"
             if status.failure.endswith(NOT_EXECUTABLE):
                 hint = self._emulation_hint()
-        elif status.signal:
+        elif not reason and status.signal:
             reason = f"exit code: {status.code} (killed by signal {status.signal})"
+        reason = reason or f"exit code: {status.code}"
         lines = [*self.tail, *([self.partial] if self.partial else [])]
         root = self.inputs[0] if self.inputs else None
         return ExecError(

@@ -12,8 +12,9 @@ from buildkit_py.runtime import spec as sandbox
 if TYPE_CHECKING:
     from buildkit_py.errors import ExecError
     from buildkit_py.graph import ExecOp, Vertex
-    from buildkit_py.runtime.executor import Executor, RunHooks
+    from buildkit_py.runtime.executor import Executor, ExitStatus, RunHooks
     from buildkit_py.solver.ports import Result
+    from buildkit_py.worker.diskguard import DiskGuard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,22 @@ class FailedStep:
     executor: Executor
     error: ExecError
     hooks: RunHooks | None = None
+
+
+def explain(
+    status: ExitStatus, resources: tuple[str, ...], *, oom: bool, guard: DiskGuard
+) -> tuple[str, str | None]:
+    """Why a limit ended the step, and what would help; ("", None) if none did."""
+    limits = dict(item.split("=", 1) for item in resources if "=" in item)
+    if oom:
+        limit = limits.get("memory", "?")
+        return f"out of memory, limit {limit}", "give the step more with --resource memory=…"
+    if status.exceeded and guard.reason == "limit":
+        limit = limits.get("disk", "?")
+        return f"it wrote too much, limit {limit}", "give the step more with --resource disk=…"
+    if status.exceeded:
+        return "it filled the disk of the state root", "`pybuild prune` frees what is not used"
+    return "", None
 
 
 def run_again(spec: sandbox.SandboxSpec) -> sandbox.SandboxSpec:

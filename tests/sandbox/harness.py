@@ -28,7 +28,7 @@ from buildkit_py.worker.secrets import BuildSecrets
 
 APPLETS = (
     "sh true false cat ls id echo mount umount sleep env grep tty stat touch rm mkdir head mv ln"
-    " mknod chmod chown kill ps setsid nohup dd wc hostname pwd date sort find readlink test"
+    " mknod chmod chown kill ps setsid nohup dd wc hostname pwd date seq sort find readlink test"
 ).split()
 PASSWD = "root:x:0:0::/root:/bin/sh\nbob:x:1000:1000::/home/bob:/bin/sh\n"
 GROUP = "root:x:0:root\nbob:x:1000:\nwheel:x:10:bob,root\naudio:x:29:bob\n"

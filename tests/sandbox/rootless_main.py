@@ -30,6 +30,8 @@ def main() -> None:
         step("user", "id; touch /tmp/f", user="bob")
         step("chown", "touch /x && chown 1000:10 /x && stat -c '%u %g' /x")
         step("network", "ls /sys/class/net", network="none")
+        step("bomb", "for i in $(seq 60); do sleep 1 & done; wait", resources=("pids=20",))
+        step("disk", "dd if=/dev/zero of=/big bs=1M count=3000", resources=("disk=20m",))
         step("caps", "grep -E 'CapEff|Seccomp:' /proc/self/status")
         if top is not None:
             found = rig.directory(top)

@@ -92,6 +92,8 @@ def check_common(answers: dict[str, Any]) -> None:
     assert answers["read"]["output"].split() == ["hi", "hosts", "passwd", "resolv.conf"]
     assert answers["layer"] == ["etc", "etc/group", "tmp", "x"]
     assert answers["network"]["output"] == "lo\n"
+    assert "can't fork" in answers["bomb"]["output"]
+    assert answers["disk"]["error"].endswith("it wrote too much, limit 20m")
     assert answers["caps"]["output"].split() == ["CapEff:", "00000000a80425fb", "Seccomp:", "2"]
 
 
