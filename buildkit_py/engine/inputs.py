@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from buildkit_py.sources.context import ContextFetcher
 
 _DOCKERFILE_LIMIT = 64 << 20
+_Rules: TypeAlias = "tuple[tuple[str, ...], IgnoreMatcher | None]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +128,7 @@ def _inputs(
     elif dockerfile is None:
         path = find_dockerfile(directory, request.dockerfile, inside=remote)
         dockerfile = SourceFile(name=_shown(path, request, directory), text=read_text(path))
-    patterns, matcher = _ignore_rules(request, directory, path)
+    patterns, matcher = _ignore_rules(request, directory, path, remote=remote)
     return BuildInputs(
         directory=directory,
         dockerfile=dockerfile,
@@ -146,7 +147,7 @@ def find_dockerfile(directory: Path, asked: str | None, *, inside: bool = False)
     for path in candidates:
         if path.is_file() or _is_substitution(path):
             if inside and not path.resolve().is_relative_to(directory.resolve()):
-                raise UsageError(f"the Dockerfile {asked} is outside of the build context")
+                raise UsageError(f"the Dockerfile {path.name} is outside of the build context")
             return path
     for path in candidates:
         if path.is_dir():
@@ -218,7 +219,7 @@ def read_text(path: Path) -> str:
 def decode(data: bytes, name: str) -> str:
     """Bytes of a Dockerfile as text. Raises UsageError for more than 64 MiB."""
     if len(data) > _DOCKERFILE_LIMIT:
-        raise UsageError(f"{name} is larger than 64 MiB", hint="this is no Dockerfile")
+        raise UsageError(f"{name} is larger than 64 MiB", hint="is it the right file?")
     return data.decode("utf-8", "surrogateescape")
 
 
@@ -231,18 +232,18 @@ def _shown(path: Path, request: BuildRequest, directory: Path) -> str:
         return str(path)
 
 
-_Rules: TypeAlias = "tuple[tuple[str, ...], IgnoreMatcher | None]"
-
-
-def _ignore_rules(request: BuildRequest, directory: Path, dockerfile: Path | None) -> _Rules:
+def _ignore_rules(
+    request: BuildRequest, directory: Path, dockerfile: Path | None, *, remote: bool
+) -> _Rules:
     """One ignore file counts: the one asked for, the Dockerfile's own, the context's."""
     if request.ignorefile is not None:
         return _rules(Path(request.ignorefile), required=True)
+    inside = directory if remote else None
     if dockerfile is not None:
         own = dockerfile.with_name(dockerfile.name + ".dockerignore")
-        if own.is_file():
-            return _rules(own, required=True)
-    return _rules(directory / ".dockerignore")
+        if os.path.lexists(own):
+            return _rules(own, inside=inside)
+    return _rules(directory / ".dockerignore", inside=inside)
 
 
 def directory_matcher(directory: Path) -> IgnoreMatcher | None:
@@ -250,13 +251,19 @@ def directory_matcher(directory: Path) -> IgnoreMatcher | None:
     return _rules(directory / ".dockerignore")[1]
 
 
-def _rules(path: Path, *, required: bool = False) -> _Rules:
-    try:
-        text = path.read_bytes().decode("utf-8", "surrogateescape")
-    except FileNotFoundError:
+def _rules(path: Path, *, required: bool = False, inside: Path | None = None) -> _Rules:
+    """The patterns of an ignore file; `inside` a context from elsewhere it leads nowhere else."""
+    if inside is not None and not path.resolve().is_relative_to(inside.resolve()):
+        raise UsageError(f"the ignore file {path.name} leads out of the build context")
+    if not path.is_file():
+        if path.exists():
+            raise UsageError(f"cannot read {path}: it is no regular file")
         if required:
-            raise UsageError(f"the ignore file {path} does not exist") from None
+            raise UsageError(f"the ignore file {path} does not exist")
         return (), None
+    try:
+        with path.open("rb") as file:
+            text = decode(file.read(_DOCKERFILE_LIMIT + 1), str(path))
     except OSError as error:
         raise PybuildError(f"cannot read {path}: {error.strerror}") from error
     patterns = read_patterns(text)

@@ -21,6 +21,7 @@ from buildkit_py.graph import (
 )
 from buildkit_py.heredocs import Heredoc, parse_marker
 from buildkit_py.instructions.base import display_text
+from buildkit_py.instructions.ownership import check_linked_owner, check_mode, parse_owner
 from buildkit_py.lines import LogicalLine
 from buildkit_py.remotes import is_git_url, is_web_url, parse_git_url, web_filename
 
@@ -28,13 +29,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from buildkit_py.expansion import Expander
-    from buildkit_py.source import Span
     from buildkit_py.stage_builder import StageBuilder
     from buildkit_py.syntax import Arguments
 
 _DANGLING = re.compile(r"\d*<<-?\Z")
-_OCTAL = re.compile(r"[0-7]+\Z")
-_SYMBOLIC = re.compile(r"[ugoa]*(?:[-+=](?:[rwxXst]*|[ugo]))+\Z")
 _CHECKSUM = re.compile(r"(?:sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128})\Z")
 
 
@@ -110,29 +108,6 @@ def _expanded_document(document: Heredoc, expander: Expander) -> Heredoc:
 
 
 # ------------------------------------------------------------------ values
-def parse_owner(text: str) -> Owner | None:
-    """`user[:group]` as an Owner; None for an empty text. Nothing behind a colon is group 0."""
-    if not text:
-        return None
-    user, colon, group = text.partition(":")
-    return Owner(user=user, group=group or ("0" if colon else ""))
-
-
-def check_mode(text: str, span: Span) -> str | None:
-    """An octal or symbolic mode, None for an empty text. Raises InvalidArgument."""
-    if not text:
-        return None
-    if _OCTAL.match(text):
-        if len(text.lstrip("0")) <= 4:
-            return text
-    elif all(_SYMBOLIC.match(part) for part in text.split(",")):
-        return text
-    raise InvalidArgument(
-        f"invalid chmod parameter: '{text}'. it should be octal string and between 0 and 07777",
-        span=span,
-    )
-
-
 def document_name(document: Heredoc, line: LogicalLine) -> str:
     """The file name that a here-document gets: one path component. Raises InvalidArgument."""
     name = document.name.lstrip("/")
@@ -208,6 +183,9 @@ def lower_transfer(transfer: FileTransfer, stage: StageBuilder) -> None:
     mode = check_mode(transfer.chmod, line.find(transfer.chmod))
     _check_checksum(transfer)
     linked = transfer.link and not transfer.chmod
+    owner = parse_owner(transfer.chown)
+    if linked and owner is not None:
+        check_linked_owner(owner, line.find(transfer.chown))
     written = transfer.paths.destination
     destination = clean(written if written.startswith("/") else f"{stage.workdir}/{written}")
     text = display_text(line.text, stage.env, escape=stage.inputs.escape)
@@ -215,7 +193,7 @@ def lower_transfer(transfer: FileTransfer, stage: StageBuilder) -> None:
         transfer=transfer,
         stage=stage,
         name=text,
-        owner=parse_owner(transfer.chown),
+        owner=owner,
         mode=mode,
         destination=destination,
         directory=written in {"", "."} or written.endswith(("/", "/.")),

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Self
 
 from buildkit_py.graph import FileOp, MakeDirectory
 from buildkit_py.instructions.base import Instruction, display_text, instruction, one_argument
-from buildkit_py.instructions.files import parse_owner
 from buildkit_py.instructions.flags import FlagSet
+from buildkit_py.instructions.ownership import parse_owner
 from buildkit_py.syntax import Arguments, Shape
 
 if TYPE_CHECKING:

@@ -181,15 +181,42 @@ def test_a_dockerfile_that_is_a_link(pybuild: Pybuild, context: Context, tmp_pat
     assert built(pybuild, folder) == ["D"]
 
 
-def test_a_link_in_a_foreign_context_does_not_lead_to_a_dockerfile_here(
-    pybuild: Pybuild, context: Context, tmp_path: Path
+def special(kind: bytes, target: str = "") -> tarfile.TarInfo:
+    entry = tarfile.TarInfo()
+    entry.type, entry.linkname = kind, target
+    return entry
+
+
+@pytest.mark.parametrize(
+    ("name", "entry", "message"),
+    [
+        (
+            "Dockerfile",
+            special(tarfile.SYMTYPE, "/etc/passwd"),
+            "the Dockerfile Dockerfile is out",
+        ),
+        ("Dockerfile", special(tarfile.FIFOTYPE), "failed to read dockerfile: open Dockerfile"),
+        (".dockerignore", special(tarfile.SYMTYPE, "/etc/passwd"), ".dockerignore leads out of"),
+        (".dockerignore", special(tarfile.FIFOTYPE), ".dockerignore: it is no regular file"),
+        ("Dockerfile.dockerignore", special(tarfile.SYMTYPE, "/etc/passwd"), "leads out of"),
+        ("Dockerfile.dockerignore", special(tarfile.FIFOTYPE), "it is no regular file"),
+    ],
+)
+@pytest.mark.timeout(60)
+def test_a_foreign_context_makes_no_file_of_the_host_be_read(
+    pybuild: Pybuild, name: str, entry: tarfile.TarInfo, message: str
 ) -> None:
-    (tmp_path / "D").write_text(COPY_ALL)
-    folder = context(None, {"a": "1"})
-    (folder / "Dockerfile").symlink_to(tmp_path / "D")
-    failed = pybuild("build", "-", stdin=packed(folder), status=None)
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        if name != "Dockerfile":
+            text = tarfile.TarInfo("Dockerfile")
+            text.size = len(COPY_ALL)
+            tar.addfile(text, io.BytesIO(COPY_ALL.encode()))
+        entry.name = name
+        tar.addfile(entry)
+    failed = pybuild("build", "-", stdin=out.getvalue(), status=None, timeout=40)
     assert failed.returncode in {1, 2}
-    assert "outside of the build context" in failed.stderr
+    assert message in failed.stderr
 
 
 # ------------------------------------------------------------------ named contexts

@@ -293,6 +293,14 @@ def test_add_clones_a_repository() -> None:
         ("ADD --checksum=x a b /d/", "checksum can't be specified for multiple sources"),
         ("ADD --checksum=x a /d/", "checksum requires HTTP(S) or Git sources"),
         ("ADD --checksum=x https://h/f /d/", "invalid checksum digest format: x"),
+        (
+            "COPY --link --chown=app a /d/",
+            '--link cannot look up "app" of --chown: its layer stands on no base',
+        ),
+        (
+            "COPY --link --chown=1:app a /d/",
+            '--link cannot look up "app" of --chown: its layer stands on no base',
+        ),
         ("ADD http:///f /d/", "invalid URL 'http:///f'"),
         ("ADD http://h/%00 /d/", "invalid URL 'http://h/%00'"),
         ("COPY https://h/f /d/", "source can't be a URL for COPY"),
