@@ -106,6 +106,8 @@ class _Lowering:
         root = as_root(built.builder.root, self._settled(None))
         graph = BuildGraph(roots=() if root is None else (root,))
         warnings = [w for b in self.built.values() for w in b.builder.warnings]
+        scanned = self._scanned()
+        read = (*graph.vertices.values(), *scanned.values())
         return LoweredImage(
             root=root,
             config=config,
@@ -114,14 +116,12 @@ class _Lowering:
             platform=config.platform,
             base_history=built.base_history,
             contexts=frozenset(
-                vertex.op.name
-                for vertex in graph.vertices.values()
-                if isinstance(vertex.op, ContextOp)
+                vertex.op.name for vertex in read if isinstance(vertex.op, ContextOp)
             ),
             warnings=(*self.plan.warnings, *warnings),
             epoch=self.plan.epoch,
             settled=built.settled,
-            scanned=self._scanned(),
+            scanned=scanned,
         )
 
     # ---------------------------------------------------------- stages
@@ -357,14 +357,19 @@ class _Lowering:
         out: dict[str, Vertex] = {}
         for index, built in self.built.items():
             root, stage = built.builder.root, self.plan.stages[index]
-            if index != self.plan.target and root is not None and self._asks(built, stage.name):
+            target = index == self.plan.target
+            asked = self._asks(built, stage.name, "BUILDKIT_SBOM_SCAN_STAGE")
+            if asked and not target and root is not None:
                 out[stage.name] = root
+            if (asked or target) and self._asks(built, stage.name, "BUILDKIT_SBOM_SCAN_CONTEXT"):
+                out[MAIN_CONTEXT] = self.context
         return out
 
-    def _asks(self, built: _Built, name: str) -> bool:
-        key = "BUILDKIT_SBOM_SCAN_STAGE"
+    def _asks(self, built: _Built, name: str, key: str) -> bool:
         value = built.builder.args.get(key, self.plan.scope.values.get(key)) or ""
-        return value in {"1", "t", "T", "TRUE", "true", "True"} or name in value.split(",")
+        return value in {"1", "t", "T", "TRUE", "true", "True"} or (
+            name != "" and name in value.split(",")
+        )
 
 
 def _inherited(config: ContainerConfig, platform: Platform) -> ContainerConfig:

@@ -2,42 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from buildkit_py.attest.options import AttestOptions, parse_attest
-from buildkit_py.exporters.base import Attestation
+from buildkit_py.exporters.base import Attestation, BuiltImage
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from buildkit_py.attest.provenance import BuildFacts
     from buildkit_py.engine.build import BuildEnvironment
+    from buildkit_py.engine.inputs import BuildInputs
     from buildkit_py.engine.request import BuildRequest
+    from buildkit_py.engine.workshop import Workshop
+    from buildkit_py.graph import Vertex
+    from buildkit_py.layers.tree import Tree
     from buildkit_py.lower import LoweredImage
-    from buildkit_py.source import SourceFile
-    from buildkit_py.store import Store
+    from buildkit_py.solver.solution import Solution
 
 _TOOL = "pybuild"
-
-
-def facts_of(
-    request: BuildRequest, env: BuildEnvironment, dockerfile: SourceFile, ref: str, started: float
-) -> BuildFacts:
-    """What is said of this build. Secrets and agents are named only."""
-    from buildkit_py.attest.provenance import BuildFacts  # noqa: PLC0415
-
-    return BuildFacts(
-        ref=ref,
-        started=started,
-        finished=env.clock(),
-        platform=str(env.host),
-        dockerfile=dockerfile.name,
-        text=dockerfile.text,
-        target=request.target or "",
-        arguments=request.build_args,
-        labels=request.labels,
-        secrets=tuple(item.id for item in request.secrets),
-        ssh=tuple(item.id for item in request.ssh),
-        builder_id=parse_attest(request.provenance, request.sbom, request.attest).builder_id,
-    )
+_SBOM = "sbom"
 
 
 def asked(request: BuildRequest) -> AttestOptions | None:
@@ -48,34 +33,122 @@ def asked(request: BuildRequest) -> AttestOptions | None:
     return found if found.provenance or found.sbom else None
 
 
-def attest(
-    store: Store,
-    image: LoweredImage,
-    snapshot: int | None,
-    options: AttestOptions,
-    facts: BuildFacts,
-) -> tuple[Attestation, ...]:
-    """The attestations of one image."""
-    out = []
-    if options.sbom:
-        from buildkit_py.attest.sbom import SPDX_TYPE, spdx_document  # noqa: PLC0415
-        from buildkit_py.inspection.packages import find_packages  # noqa: PLC0415
-        from buildkit_py.layers.tree import MergedTree  # noqa: PLC0415
+def scanned_roots(request: BuildRequest, images: Sequence[LoweredImage]) -> list[Vertex]:
+    """Stages that a bill of materials was asked for, besides the images: they are built too."""
+    wanted = asked(request)
+    if wanted is None or not wanted.sbom:
+        return []
+    return [vertex for image in images for vertex in image.scanned.values()]
 
-        packages = find_packages(MergedTree(store.snapshots.directories(snapshot)))
-        document = spdx_document(
-            packages,
-            name="image",
-            namespace=f"urn:pybuild:{facts.ref}:{image.platform}",
-            created=image.settled if image.settled is not None else facts.started,
-            tool=_TOOL,
-        )
-        out.append(Attestation(predicate_type=SPDX_TYPE, predicate=document))
-    if options.provenance:
-        from buildkit_py.attest.provenance import PROVENANCE_TYPE, provenance  # noqa: PLC0415
 
-        document = provenance(
-            facts, image.graph.vertices.values(), full=options.provenance == "max"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attestor:
+    """What is known at the end of a build."""
+
+    request: BuildRequest
+    env: BuildEnvironment
+    inputs: BuildInputs
+    shop: Workshop
+    solution: Solution
+    lowered: tuple[LoweredImage, ...]
+    ref: str
+    started: float
+
+    def attested(self, images: tuple[BuiltImage, ...]) -> tuple[BuiltImage, ...]:
+        """The images with what is said of them. Raises SolveError if a scanner fails."""
+        options = asked(self.request)
+        if options is None:
+            return images
+        facts = self._facts(options)
+        return tuple(
+            replace(built, attestations=self._attest(built, lowered, options, facts))
+            for built, lowered in zip(images, self.lowered, strict=True)
         )
-        out.append(Attestation(predicate_type=PROVENANCE_TYPE, predicate=document))
-    return tuple(out)
+
+    def _attest(
+        self,
+        built: BuiltImage,
+        lowered: LoweredImage,
+        options: AttestOptions,
+        facts: BuildFacts,
+    ) -> tuple[Attestation, ...]:
+        out: list[Attestation] = []
+        if options.generator:
+            from buildkit_py.engine.scanning import scan_by_image  # noqa: PLC0415
+
+            out += scan_by_image(self.shop, lowered, options)
+        elif options.sbom:
+            out += self._bills(built, lowered)
+        if options.provenance:
+            from buildkit_py.attest.provenance import (  # noqa: PLC0415
+                PROVENANCE_TYPES,
+                provenance,
+            )
+
+            predicate = provenance(
+                facts,
+                lowered.graph.vertices.values(),
+                full=options.provenance == "max",
+                version=options.version,
+            )
+            out.append(
+                Attestation(
+                    predicate_type=PROVENANCE_TYPES[options.version],
+                    predicate=predicate,
+                    filename=options.filename or "provenance.json",
+                    inline_only=options.inline_only,
+                )
+            )
+        return tuple(out)
+
+    def _facts(self, options: AttestOptions) -> BuildFacts:
+        """What provenance says of this build. Secrets and agents are named only."""
+        from buildkit_py.attest.provenance import BuildFacts  # noqa: PLC0415
+
+        request = self.request
+        return BuildFacts(
+            ref=self.ref,
+            started=self.started,
+            finished=self.env.clock(),
+            platform=str(self.env.host),
+            dockerfile=self.inputs.dockerfile.name,
+            text=self.inputs.dockerfile.text,
+            target=request.target or "",
+            arguments=request.build_args,
+            labels=request.labels,
+            secrets=tuple(item.id for item in request.secrets),
+            ssh=tuple(item.id for item in request.ssh),
+            builder_id=options.builder_id,
+            reproducible=options.reproducible,
+            source=self.inputs.facts,
+            fetched=self.shop.worker.sources.fetched(),
+        )
+
+    # -------------------------------------------------------------- the scanners built in
+    def _bills(self, built: BuiltImage, lowered: LoweredImage) -> list[Attestation]:
+        trees: dict[str, Tree] = {_SBOM: self.shop.snapshot_tree(built.snapshot)}
+        for name, vertex in lowered.scanned.items():
+            tree = self.shop.tree_of(self.solution[vertex.digest])
+            if tree is not None:
+                trees[f"{_SBOM}-{name}"] = tree
+        created = built.settled if built.settled is not None else self.started
+        return [_bill(name, tree, created) for name, tree in trees.items()]
+
+
+def _bill(name: str, tree: Tree, created: float) -> Attestation:
+    from buildkit_py.attest.sbom import SPDX_TYPE, Bill, spdx_document  # noqa: PLC0415
+    from buildkit_py.inspection.packages import (  # noqa: PLC0415
+        find_distribution,
+        find_packages,
+    )
+
+    bill = Bill(
+        name=name,
+        packages=find_packages(tree),
+        distribution=find_distribution(tree),
+        created=created,
+        tool=_TOOL,
+    )
+    return Attestation(
+        predicate_type=SPDX_TYPE, predicate=spdx_document(bill), filename=f"{name}.spdx.json"
+    )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from buildkit_py.engine.aftermath import keep_steps, step_sizes, write_result_files
+from buildkit_py.engine.attestations import Attestor, scanned_roots
 from buildkit_py.engine.compile import Compiled, compile_build
 from buildkit_py.engine.forwarding import Forwarder, open_forwarder
 from buildkit_py.engine.inputs import BuildInputs, directory_matcher, open_inputs
@@ -35,12 +36,10 @@ from buildkit_py.progress.events import (
 from buildkit_py.solver.solution import Origin, Outcome, Solution
 
 if TYPE_CHECKING:
-    from buildkit_py.attest.provenance import BuildFacts
     from buildkit_py.dockerfile import Dockerfile
     from buildkit_py.platforms import Platform
     from buildkit_py.recall.record import RecallKey
     from buildkit_py.solver.ports import Result
-    from buildkit_py.source import SourceFile
     from buildkit_py.stages import BaseWanted
     from buildkit_py.store import Store
 
@@ -94,7 +93,7 @@ class _Build:
         self.request = request
         self.tops: tuple[int | None, ...] = ()
         self._compare_with = compare_with
-        self._dockerfile: SourceFile | None = None
+        self._inputs: BuildInputs | None = None
         self.env = surroundings
         self.store = surroundings.store
         self.clock = surroundings.clock
@@ -182,7 +181,7 @@ class _Build:
         inputs = stack.enter_context(open_inputs(self.request, shop.input_sources()))
         from buildkit_py.dockerfile import parse  # noqa: PLC0415  (lark stays off other paths)
 
-        self._dockerfile = inputs.dockerfile
+        self._inputs = inputs
         dockerfile = parse(inputs.dockerfile)
         compiled = self._compile(dockerfile, shop, inputs)
         self._warnings += build_warnings(dockerfile, compiled, inputs)
@@ -283,6 +282,7 @@ class _Build:
 
     def _roots(self, compiled: Compiled) -> tuple[Vertex, ...]:
         roots = [image.root for image in compiled.images]
+        roots += scanned_roots(self.request, compiled.images)
         return tuple(dict.fromkeys(root for root in roots if root is not None))
 
     # -------------------------------------------------------------- solver
@@ -333,14 +333,19 @@ class _Build:
         tracker: StepTracker,
         shop: Workshop,
     ) -> BuildResult:
-        def facts() -> BuildFacts:
-            from buildkit_py.engine.attestations import facts_of  # noqa: PLC0415
-
-            assert self._dockerfile is not None
-            return facts_of(self.request, self.env, self._dockerfile, self.ref, self.started)
-
+        assert self._inputs is not None
+        attestor = Attestor(
+            request=self.request,
+            env=self.env,
+            inputs=self._inputs,
+            shop=shop,
+            solution=solution,
+            lowered=compiled.images,
+            ref=self.ref,
+            started=self.started,
+        )
         exported = export_all(
-            outputs, self.request, compiled, solution, self.env, self._export, facts
+            outputs, self.request, compiled, solution, self.env, self._export, attestor.attested
         )
         if self.request.cache_to:
             from buildkit_py.engine.remote_cache import export_caches  # noqa: PLC0415

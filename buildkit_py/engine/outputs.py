@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from buildkit_py.digest import Digest, digest_of
-from buildkit_py.engine.attestations import asked, attest
+from buildkit_py.engine.attestations import asked
 from buildkit_py.errors import UsageError
 from buildkit_py.exporters import OutputSpec, open_exporter, parse_output
 from buildkit_py.exporters.ahead import check_output
@@ -22,7 +22,6 @@ from buildkit_py.progress.events import (
 )
 
 if TYPE_CHECKING:
-    from buildkit_py.attest.provenance import BuildFacts
     from buildkit_py.engine.build import BuildEnvironment
     from buildkit_py.engine.compile import Compiled
     from buildkit_py.engine.request import BuildRequest
@@ -121,21 +120,15 @@ def export_all(
     solution: Solution,
     env: BuildEnvironment,
     emit: EventSink,
-    facts: Callable[[], BuildFacts],
+    attested: Callable[[tuple[BuiltImage, ...]], tuple[BuiltImage, ...]],
 ) -> Exported:
-    """Write every output. `facts` are for provenance. Raises what the exporters raise."""
+    """Write every output of the images as `attested` gives them. Raises what exporters raise."""
     images = built_images(compiled, solution, request, env)
     if request.squash and any(spec.kind != "cacheonly" for spec in outputs.specs):
         from buildkit_py.engine.squashing import squashed  # noqa: PLC0415
 
         images = tuple(squashed(env.store, image, request.squash) for image in images)
-    wanted = asked(request)
-    if wanted is not None:
-        known = facts()
-        images = tuple(
-            replace(image, attestations=attest(env.store, lowered, image.snapshot, wanted, known))
-            for image, lowered in zip(images, compiled.images, strict=True)
-        )
+    images = attested(images)
     results = [
         _export(spec, outputs, request, images, compiled, env, emit) for spec in outputs.specs
     ]

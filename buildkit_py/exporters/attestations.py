@@ -6,11 +6,14 @@ annotations, of platform unknown/unknown.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from buildkit_py.digest import sha256
+from buildkit_py.errors import StoreError
 from buildkit_py.oci.assemble import go_json
 from buildkit_py.oci.descriptor import Descriptor, MediaType
 from buildkit_py.oci.manifest import (
@@ -23,14 +26,12 @@ from buildkit_py.platforms import Platform
 
 if TYPE_CHECKING:
     from buildkit_py.exporters.base import Attestation
+    from buildkit_py.layers.tree import BaseTree, Node
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v0.1"
 _ARTIFACT_TYPE = "application/vnd.docker.attestation.manifest.v1+json"
 _PREDICATE = "in-toto.io/predicate-type"
-_FILES = {
-    "https://slsa.dev/provenance/v1": "provenance.json",
-    "https://spdx.dev/Document": "sbom.spdx.json",
-}
+_FILE_LIMIT = 40 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,13 +100,16 @@ def _image_config(layers: Sequence[Descriptor]) -> bytes:
     return go_json(document)
 
 
-def statement(item: Attestation, image: Descriptor | None, names: Sequence[str]) -> bytes:
+def statement(item: Attestation, image: Descriptor, names: Sequence[str]) -> bytes:
     """The in-toto statement: the predicate, and the image that it speaks of."""
-    subject = []
-    if image is not None:
-        algorithm, _, value = image.digest.partition(":")
-        subject = [{"name": name, "digest": {algorithm: value}} for name in names or ["_"]]
-    return go_json(
+    algorithm, _, value = image.digest.partition(":")
+    return _statement(
+        item, [{"name": name, "digest": {algorithm: value}} for name in names or ["_"]]
+    )
+
+
+def _statement(item: Attestation, subject: Sequence[Mapping[str, object]]) -> bytes:
+    data = go_json(
         {
             "_type": STATEMENT_TYPE,
             "predicateType": item.predicate_type,
@@ -113,8 +117,29 @@ def statement(item: Attestation, image: Descriptor | None, names: Sequence[str])
             "predicate": item.predicate,
         }
     )
+    if len(data) > _FILE_LIMIT:
+        raise StoreError(
+            f"an attestation of {len(data)} bytes is more than the {_FILE_LIMIT} allowed",
+            hint="provenance with mode=min, or a scanner that lists packages without their files",
+        )
+    return data
 
 
-def attestation_files(attestations: Sequence[Attestation]) -> list[tuple[str, bytes]]:
-    """Names and content of the files that stand beside a plain tree."""
-    return [(_FILES[item.predicate_type], statement(item, None, ())) for item in attestations]
+def attestation_files(
+    attestations: Sequence[Attestation], tree: BaseTree
+) -> list[tuple[str, bytes]]:
+    """Names and content of the files that stand beside a plain tree; they speak of its files."""
+    written = [item for item in attestations if not item.inline_only]
+    if not written:
+        return []
+    subject = [
+        {"name": os.fsdecode(node.path[1:]), "digest": {"sha256": _file_digest(tree, node)}}
+        for node in tree.walk()
+        if node.is_file
+    ]
+    return [(item.filename, _statement(item, subject)) for item in written]
+
+
+def _file_digest(tree: BaseTree, node: Node) -> str:
+    with os.fdopen(tree.open(node), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

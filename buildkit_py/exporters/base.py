@@ -20,10 +20,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attestation:
-    """What is stated about an image: the predicate (JSON) of an in-toto statement."""
+    """What is stated about an image: the predicate (JSON) of an in-toto statement.
+
+    `filename` is its name beside a plain tree, where an `inline_only` one is not written.
+    """
 
     predicate_type: str
     predicate: Mapping[str, Any]
+    filename: str = ""
+    inline_only: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,7 +60,7 @@ class DirectoryExporter:
                 if not split and len(request.images) > 1:
                     _refuse_collisions(tree, str(image.platform), seen)
                 writer.copy(tree, target, delete=mode == "delete" and (split or not seen))
-                for name, data in attestation_files(image.attestations):
+                for name, data in attestation_files(image.attestations, tree):
                     write_beside(target, attributes.get("attestation-prefix", "") + name, data)
         return ExportResult(warnings=writer.warnings())
 

@@ -54,8 +54,9 @@ class TarExporter:
             for image in request.images:
                 prefix = f"{image.platform.identifier}/".encode() if split else b""
                 times = Times(exactly=request.epoch, latest=image.settled)
-                write_tree(image_tree(self._store, image), writer, prefix, times)
-                for name, data in attestation_files(image.attestations):
+                tree = image_tree(self._store, image)
+                write_tree(tree, writer, prefix, times)
+                for name, data in attestation_files(image.attestations, tree):
                     path = prefix + (attributes.get("attestation-prefix", "") + name).encode()
                     entry = TarEntry(name=path, size=len(data), mtime_ns=times.of_made)
                     writer.add_stream(entry, io.BytesIO(data).read)

@@ -87,6 +87,15 @@ class SourceRunner:
             self._resolved[vertex.digest] = resolved
         return resolved
 
+    def fetched(self) -> dict[str, dict[str, str]]:
+        """What is known of remote sources (their digest, their commit), by vertex."""
+        with self._guard:
+            known = dict(self._resolved)
+        return {
+            vertex: {**item.facts, "digest": str(item.parts.get("digest", ""))}
+            for vertex, item in known.items()
+        }
+
     def modified(self, vertex: Vertex) -> int | None:
         """When a remote source last changed, in seconds, if it says."""
         return self._resolve(vertex).modified

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Pybuild
+from tests.registries import Answer, ScriptedServer
 
 pytestmark = pytest.mark.sandbox
 
@@ -106,9 +108,11 @@ def test_files_stand_beside_a_plain_tree_and_follow_no_link(
     busybox("build", "--sbom=true", "--provenance=true", "-o", str(tmp_path / "out"), folder)
     assert victim.read_text() == "safe"
     for name in ("sbom.spdx.json", "provenance.json"):
-        assert json.loads((tmp_path / "out" / name).read_bytes())["_type"].startswith(
-            "https://in-"
-        )
+        said = json.loads((tmp_path / "out" / name).read_bytes())
+        assert said["_type"].startswith("https://in-")
+        digests = {item["name"]: item["digest"]["sha256"] for item in said["subject"]}
+        content = (tmp_path / "out" / "bin" / "busybox").read_bytes()
+        assert digests["bin/busybox"] == hashlib.sha256(content).hexdigest()
 
 
 def test_wrong_parameters_are_refused(busybox: Pybuild, context: Callable[..., Path]) -> None:
@@ -116,6 +120,162 @@ def test_wrong_parameters_are_refused(busybox: Pybuild, context: Callable[..., P
     for option, text in (
         ("--provenance=mode=most", 'invalid mode "most"'),
         ("--attest=type=other", 'unknown attestation type "other"'),
-        ("--sbom=generator=x", "scanner images are not run yet"),
+        ("--attest=mode=min", "attestation type not specified"),
+        ("--provenance=version=v2", "invalid provenance SLSA version: v2"),
+        ("--provenance=mod=min", 'unknown provenance attribute "mod" (did you mean mode?)'),
+        ("--provenance=reproducible=perhaps", 'invalid value "perhaps" of reproducible'),
+        ("--provenance=filename=../x", 'invalid file name "../x"'),
     ):
         assert text in busybox("build", option, folder, status=2).stderr
+
+
+def test_the_older_provenance_says_the_same_in_other_places(
+    attested: Callable[..., Path],
+) -> None:
+    options = "--provenance=mode=max,version=v0.2,builder-id=https://me,reproducible=true"
+    _, _, found = statements(attested(options, "--build-arg=WORD=hello"))
+    (said,) = found.values()
+    assert list(found) == ["https://slsa.dev/provenance/v0.2"]
+    assert said["buildType"] == "https://mobyproject.org/buildkit@v1"
+    assert said["builder"]["id"] == "https://me"
+    assert said["invocation"]["parameters"]["args"] == {"build-arg:WORD": "hello"}
+    assert said["invocation"]["configSource"] == {"entryPoint": "Dockerfile"}
+    assert said["metadata"]["reproducible"] is True
+    assert said["metadata"]["completeness"] == {
+        "parameters": True,
+        "environment": True,
+        "materials": False,
+    }
+    assert said["materials"][0]["uri"].startswith("pkg:docker/busybox@latest")
+    steps = said["buildConfig"]["llbDefinition"]
+    assert {name for step in steps for name in step["inputs"]} <= {
+        f"step{number}:0" for number in range(len(steps))
+    }
+    source = said["metadata"]["https://mobyproject.org/buildkit@v1#metadata"]["source"]
+    lines = [item["locations"][0]["ranges"][0] for item in source["locations"].values()]
+    assert {"start": {"line": 4}, "end": {"line": 4}} in lines
+
+
+def test_provenance_beside_a_tree_has_the_name_asked_for_or_is_not_there(
+    busybox: Pybuild, context: Callable[..., Path]
+) -> None:
+    folder = context("FROM busybox\n")
+    busybox("build", "--provenance=filename=made.json", "-o", "named", folder)
+    busybox("build", "--provenance=inline-only=true", "-o", "inline", folder)
+    assert (busybox.directory / "named" / "made.json").exists()
+    assert not (busybox.directory / "named" / "provenance.json").exists()
+    assert not (busybox.directory / "inline" / "provenance.json").exists()
+
+
+def test_passwords_in_addresses_are_not_written(
+    busybox: Pybuild, context: Callable[..., Path]
+) -> None:
+    with ScriptedServer(lambda _: Answer(body=b"data")) as server:
+        folder = context(f"FROM scratch\nADD http://me:hidden@{server.host}/file /\n")
+        busybox("build", "--provenance=mode=max", "-o", "out", folder)
+    text = (busybox.directory / "out" / "provenance.json").read_text()
+    predicate = json.loads(text)["predicate"]
+    (material,) = predicate["buildDefinition"]["resolvedDependencies"]
+    assert material == {
+        "uri": f"http://xxxxx:xxxxx@{server.host}/file",
+        "digest": {"sha256": hashlib.sha256(b"data").hexdigest()},
+    }
+    assert "hidden" not in text.replace(predicate_source(predicate), "")
+
+
+def predicate_source(predicate: Any) -> str:
+    """The Dockerfile itself, which stands in full provenance as it is."""
+    metadata = predicate["runDetails"]["metadata"]["buildkit_metadata"]
+    data: str = metadata["source"]["infos"][0]["data"]
+    return data
+
+
+SCANNED = """\
+ARG BUILDKIT_SBOM_SCAN_CONTEXT=true
+FROM busybox AS tools
+ARG BUILDKIT_SBOM_SCAN_STAGE=true
+COPY status /var/lib/dpkg/status
+FROM busybox
+COPY package.json /node_modules/left-pad/package.json
+COPY --from=tools /bin/sh /tool
+"""
+
+
+def test_stages_and_the_context_are_scanned_where_arguments_say_so(
+    busybox: Pybuild, context: Callable[..., Path]
+) -> None:
+    package = json.dumps({"name": "left-pad", "version": "1.0", "license": "WTFPL"})
+    folder = context(SCANNED, {"status": STATUS, "package.json": package})
+    busybox("build", "--sbom=true", "-o", "out", folder)
+    found = {}
+    for name in ("sbom", "sbom-tools", "sbom-context"):
+        said = json.loads((busybox.directory / "out" / f"{name}.spdx.json").read_bytes())
+        packages = said["predicate"]["packages"]
+        found[name] = {(item["name"], item.get("licenseDeclared")) for item in packages[1:]}
+    assert found == {
+        "sbom": {("left-pad", "WTFPL")},
+        "sbom-tools": {("fixed", "NOASSERTION")},
+        "sbom-context": set(),
+    }
+
+
+SCANNER = """\
+FROM busybox
+COPY scan /scan
+ENTRYPOINT ["/bin/sh", "/scan"]
+"""
+SCAN = """\
+for place in $BUILDKIT_SCAN_SOURCE ${BUILDKIT_SCAN_SOURCE_EXTRAS:-/none}/*; do
+  [ -d $place ] || continue
+  touch $place/x 2>/dev/null && exit 3
+  out=$BUILDKIT_SCAN_DESTINATION/$(basename $place).spdx.json
+  echo "{\\"predicateType\\": \\"https://spdx.dev/Document\\", \\"predicate\\": {\\"name\\":
+    \\"$(cat $place/marker) $BUILDKIT_SCAN_FLAVOUR\\"}}" > $out
+done
+"""
+
+
+def test_a_scanner_image_is_run_by_its_protocol(
+    busybox: Pybuild, context: Callable[..., Path]
+) -> None:
+    busybox("build", "-t", "scanner", context(SCANNER, {"scan": SCAN}))
+    folder = context(
+        "FROM busybox AS tools\nARG BUILDKIT_SBOM_SCAN_STAGE=true\nRUN echo of tools > /marker\n"
+        "FROM scratch\nCOPY marker /\nCOPY --from=tools /bin/sh /tool\n",
+        {"marker": "of image"},
+    )
+    layout = busybox.directory / "layout"
+    for output in (f"type=oci,tar=false,dest={layout}", "type=local,dest=out"):
+        busybox("build", "--sbom=generator=scanner,FLAVOUR=sweet", "-o", output, folder)
+    (top,) = json.loads((layout / "index.json").read_bytes())["manifests"]
+    _, entry = document(layout, top["digest"])["manifests"]
+    said = [
+        document(layout, item["digest"]) for item in document(layout, entry["digest"])["layers"]
+    ]
+    assert sorted(item["predicate"]["name"] for item in said) == [
+        "of image sweet",
+        "of tools sweet",
+    ]
+    assert {item.name for item in (busybox.directory / "out").glob("*.json")} == {
+        "sbom.spdx.json",
+        "sbom-tools.spdx.json",
+    }
+    assert not (busybox.directory / "out" / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "text"),
+    [
+        ("true", "wrote no /run/out/*.spdx.json"),
+        ("echo x > $BUILDKIT_SCAN_DESTINATION/a.spdx.json", "a.spdx.json of the scanner scanner"),
+        ("exit 7", "exit code: 7"),
+    ],
+)
+def test_a_scanner_that_fails_is_named(
+    busybox: Pybuild, context: Callable[..., Path], script: str, text: str
+) -> None:
+    busybox("build", "-t", "scanner", context(SCANNER, {"scan": script}))
+    folder = context("FROM busybox\n")
+    done = busybox("build", "--sbom=generator=scanner", "-o", "out", folder, status=1)
+    assert text in done.stderr
+    assert "internal error" not in done.stderr
