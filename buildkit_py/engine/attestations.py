@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from buildkit_py.attest.provenance import BuildFacts
-    from buildkit_py.engine.build import BuildEnvironment
     from buildkit_py.engine.inputs import BuildInputs
     from buildkit_py.engine.request import BuildRequest
     from buildkit_py.engine.workshop import Workshop
@@ -45,8 +44,6 @@ def scanned_roots(request: BuildRequest, images: Sequence[LoweredImage]) -> list
 class Attestor:
     """What is known at the end of a build."""
 
-    request: BuildRequest
-    env: BuildEnvironment
     inputs: BuildInputs
     shop: Workshop
     solution: Solution
@@ -56,7 +53,7 @@ class Attestor:
 
     def attested(self, images: tuple[BuiltImage, ...]) -> tuple[BuiltImage, ...]:
         """The images with what is said of them. Raises SolveError if a scanner fails."""
-        options = asked(self.request)
+        options = asked(self.shop.request)
         if options is None:
             return images
         facts = self._facts(options)
@@ -105,12 +102,12 @@ class Attestor:
         """What provenance says of this build. Secrets and agents are named only."""
         from buildkit_py.attest.provenance import BuildFacts  # noqa: PLC0415
 
-        request = self.request
+        request, env = self.shop.request, self.shop.env
         return BuildFacts(
             ref=self.ref,
             started=self.started,
-            finished=self.env.clock(),
-            platform=str(self.env.host),
+            finished=env.clock(),
+            platform=str(env.host),
             dockerfile=self.inputs.dockerfile.name,
             text=self.inputs.dockerfile.text,
             target=request.target or "",

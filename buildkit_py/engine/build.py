@@ -335,8 +335,6 @@ class _Build:
     ) -> BuildResult:
         assert self._inputs is not None
         attestor = Attestor(
-            request=self.request,
-            env=self.env,
             inputs=self._inputs,
             shop=shop,
             solution=solution,
