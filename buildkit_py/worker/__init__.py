@@ -128,9 +128,13 @@ class LocalWorker:
         if found is None or not found.unpacked or not self.snapshots.use(previous.snapshot):
             return None
 
+        same: dict[int, frozenset[bytes]] = {}
+        for index, new in previous.new.items():
+            old = previous.old.get(index, {})
+            kept = [name for name, digest in new.items() if old.get(name) == digest]
+            same[index] = frozenset([b"/" + os.fsencode(name) for name in kept])
+
         def unchanged(index: int, path: bytes) -> bool:
-            name = os.fsdecode(path.lstrip(b"/")) or "."
-            old = previous.old.get(index, {}).get(name)
-            return old is not None and old == previous.new.get(index, {}).get(name)
+            return path in same.get(index, ())
 
         return PreviousCopy(upper=found.directory, unchanged=unchanged)

@@ -14,6 +14,7 @@ import stat as modes
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from buildkit_py.errors import BuildCancelled, CopyError
@@ -24,6 +25,13 @@ from buildkit_py.layers.copy import TreeWriter
 from buildkit_py.layers.tree import Node, Tree, read_xattrs
 from buildkit_py.layers.upper import UpperDirectory, write_all
 from buildkit_py.worker.copy_mode import ModeChange
+from buildkit_py.worker.link_known import (
+    Entries,
+    alike,
+    link_files,
+    real_directory,
+    same_content,
+)
 
 _SMALL = 1 << 16
 _CHUNK = 1 << 20
@@ -164,7 +172,10 @@ class TreeCopier:
             if self._cancelled is not None and self._cancelled.is_set():
                 raise BuildCancelled("the build was cancelled")
             below: list[tuple[Target, str]] = []
-            for name, child in self._tree.children(target.node):
+            entries: Entries = self._tree.children(target.node)
+            if rules is None and target.previous is not None and entries:
+                entries = self._link_many(entries, target, target.previous)
+            for name, child in entries:
                 hidden = False
                 path = ""
                 if rules is not None:
@@ -188,7 +199,7 @@ class TreeCopier:
         assert target.parent is not None
         parent = self._make(target.parent)
         if target.parent.previous is not None:
-            target.previous = _real_directory(target.parent.previous + b"/" + target.name)
+            target.previous = real_directory(target.parent.previous + b"/" + target.name)
         node, name = target.node, target.name
         wanted = self._settings.attributes(node, self._tree.xattrs(node))
         there = self._writer.entry(parent, name)
@@ -271,8 +282,23 @@ class TreeCopier:
         real: bytes | None = os.fsencode(self._previous.upper)
         for name in path.split(b"/"):
             if name and real is not None:
-                real = _real_directory(real + b"/" + name)
+                real = real_directory(real + b"/" + name)
         return real
+
+    def _link_many(self, entries: Entries, target: Target, previous: bytes) -> Entries:
+        """Link what is known to be unchanged in a new directory; gives what is left to do."""
+        directory = target.directory or self._make(target)
+        known = None if self._previous is None else self._previous.unchanged
+        if known is None or directory.below is not None:
+            return entries
+        return link_files(
+            entries,
+            partial(known, self._input),
+            previous,
+            self._writer.descriptor(directory),
+            self._settings,
+            self._totals,
+        )
 
     def _link_known(
         self, node: Node, previous: bytes, directory: UpperDirectory, name: bytes
@@ -305,9 +331,9 @@ class TreeCopier:
         except OSError:
             return False
         if (
-            not _alike(status, wanted, node.size)
+            not alike(status, wanted, node.size)
             or read_xattrs(real) != wanted.xattrs
-            or not _same_content(source, real)
+            or not same_content(source, real)
         ):
             return False
         return self._link(real, node, wanted, directory)
@@ -320,7 +346,7 @@ class TreeCopier:
         except OSError:
             return False
         identity = (status.st_dev, status.st_ino)
-        if identity in self._totals.used or not _alike(status, wanted, node.size):
+        if identity in self._totals.used or not alike(status, wanted, node.size):
             return False  # two names of one file would become a hard link
         name = real.rpartition(b"/")[2]
         try:
@@ -341,36 +367,6 @@ def _settle_bytecode(source: int, written: int, settings: CopySettings) -> None:
     changed = bytecode.settled(head, earliest=settings.earliest, latest=latest)
     if changed != head:
         os.pwrite(written, changed, 0)
-
-
-def _alike(status: os.stat_result, wanted: Attributes, size: int) -> bool:
-    return (
-        status.st_mode == modes.S_IFREG | wanted.mode
-        and status.st_size == size
-        and status.st_uid == wanted.uid
-        and status.st_gid == wanted.gid
-        and status.st_mtime_ns == wanted.mtime_ns
-    )
-
-
-def _real_directory(path: bytes) -> bytes | None:
-    try:
-        return path if modes.S_ISDIR(os.lstat(path).st_mode) else None
-    except OSError:
-        return None
-
-
-def _same_content(descriptor: int, path: bytes) -> bool:
-    offset = 0
-    with open(path, "rb", buffering=0) as file:
-        while True:
-            mine = os.pread(descriptor, _CHUNK, offset)
-            theirs = file.read(_CHUNK)
-            if mine != theirs:
-                return False
-            if not mine:
-                return True
-            offset += len(mine)
 
 
 def copy_content(source: int, target: int, size: int) -> None:
