@@ -61,6 +61,16 @@ class Dockerfile:
 
 def parse(source: str | SourceFile, name: str = "Dockerfile") -> Dockerfile:
     """Parse a Dockerfile. Raises DockerfileErrors, which holds every problem of the file."""
+    dockerfile, problems = parse_leniently(source, name)
+    if problems:
+        raise DockerfileErrors(problems)
+    return dockerfile
+
+
+def parse_leniently(
+    source: str | SourceFile, name: str = "Dockerfile"
+) -> tuple[Dockerfile, tuple[DockerfileError, ...]]:
+    """Parse what can be parsed; with it, every problem of the file in the order of lines."""
     file = source if isinstance(source, SourceFile) else SourceFile(name=name, text=source)
     split = split_lines(file)
     problems: list[DockerfileError] = list(split.problems)
@@ -76,15 +86,14 @@ def parse(source: str | SourceFile, name: str = "Dockerfile") -> Dockerfile:
     global_args, stages = _group(parsed, problems)
     if not stages and not problems:
         problems.append(_no_stage(split))
-    if problems:
-        raise DockerfileErrors(sorted(problems, key=_place))
-    return Dockerfile(
+    dockerfile = Dockerfile(
         source=file,
         directives=split.directives,
         global_args=tuple(global_args),
         stages=tuple(stages),
         warnings=split.warnings,
     )
+    return dockerfile, tuple(sorted(problems, key=_place))
 
 
 def parse_onbuild(text: str, *, name: str = "ONBUILD trigger") -> Instruction:

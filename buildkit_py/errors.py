@@ -21,7 +21,10 @@ _CONTROLS = {
 
 
 class PybuildError(Exception):
-    """Anything that this package refuses or fails at."""
+    """Anything that this package refuses or fails at.
+
+    `warnings` (BuildWarning) is what a build that ended so had to say until then.
+    """
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         message = message.translate(_CONTROLS)
@@ -29,6 +32,7 @@ class PybuildError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.warnings: tuple[object, ...] = ()
 
     @property
     def spans(self) -> tuple[Span, ...]:

@@ -90,7 +90,9 @@ class Expander:
 
     def _run(self, text: str, mode: Mode) -> Scanner:
         scanner = Scanner(text, self.variables, mode)
-        scanner.run()
-        self.used |= scanner.used
-        self.unset |= scanner.unset
+        try:
+            scanner.run()
+        finally:
+            self.used |= scanner.used
+            self.unset |= scanner.unset
         return scanner

@@ -379,8 +379,8 @@ def _inherited(config: ContainerConfig, platform: Platform) -> ContainerConfig:
     if platform.os != "windows" and "PATH" not in config.env_map():
         env = (*env, f"PATH={DEFAULT_PATH}")
     workdir = config.working_dir
-    if workdir and platform.os != "windows":
-        workdir = posixpath.normpath("/" + workdir.lstrip("/"))
+    if workdir and not workdir.startswith("/") and platform.os != "windows":
+        workdir = posixpath.normpath(f"/{workdir}")
     return replace(config, env=env, working_dir=workdir, on_build=(), extra={})
 
 

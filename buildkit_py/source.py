@@ -5,8 +5,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass, field
 
-_EXCERPT_CONTEXT = 4
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceFile:
@@ -84,8 +82,9 @@ def lines_span(source: SourceFile, first: int, last: int) -> Span:
 def excerpt(spans: tuple[Span, ...], *, caret: bool = True) -> str:
     """The source lines around `spans`, guilty lines marked by `>>>` (BuildKit's form).
 
-    Four lines of context around a single line, two around a range. With `caret`, a line of `^`
-    below a guilty line shows the columns, when the span covers only a part of that line.
+    Four lines of context around a single line, two around a range, both sides counted. With
+    `caret`, a line of `^` below a guilty line shows the columns, when the span covers only a part
+    of that line.
     """
     if not spans:
         return ""
@@ -93,10 +92,7 @@ def excerpt(spans: tuple[Span, ...], *, caret: bool = True) -> str:
     guilty: set[int] = set()
     for span in spans:
         guilty.update(span.lines)
-    pad = _EXCERPT_CONTEXT if len(guilty) == 1 else 2
-    first, last = max(1, min(guilty) - pad), min(source.line_count, max(guilty) + pad)
-    while last > max(guilty) and not source.line(last).strip():
-        last -= 1
+    first, last = _context(source, min(guilty), max(guilty))
     rule = "-" * 20
     out = [f"{source.name}:{min(guilty)}", rule]
     for number in range(first, last + 1):
@@ -106,6 +102,18 @@ def excerpt(spans: tuple[Span, ...], *, caret: bool = True) -> str:
             out.extend(_carets(spans, number))
     out.append(rule)
     return "\n".join(out)
+
+
+def _context(source: SourceFile, first: int, last: int) -> tuple[int, int]:
+    """The lines to show around a range: what one end of the file lacks, the other gets."""
+    wanted, shown = (4 if first == last else 2), 0
+    while shown < wanted:
+        if first > 1:
+            first, shown = first - 1, shown + 1
+        if last < source.line_count:
+            last, shown = last + 1, shown + 1
+        shown += 1
+    return first, last
 
 
 def _carets(spans: tuple[Span, ...], number: int) -> list[str]:

@@ -6,6 +6,7 @@ The builder is mutable and owned by that one loop.
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -102,8 +103,13 @@ class StageBuilder:
     # -------------------------------------------------------------- reading
     @property
     def workdir(self) -> str:
-        """The absolute working directory."""
+        """The absolute working directory, as the config has it (`/app/`)."""
         return self.config.working_dir or "/"
+
+    @property
+    def directory(self) -> str:
+        """The working directory as a clean path (`/app`)."""
+        return "/" + posixpath.normpath(self.workdir).lstrip("/")
 
     @property
     def shell(self) -> tuple[str, ...]:

@@ -30,13 +30,14 @@ _SPACE = frozenset("\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000") | 
 class ExpansionError(PybuildError):
     """A word that cannot be expanded; `variable` is the name at fault, where there is one.
 
-    `required` marks `${name:?message}` of a variable without value.
+    `required` marks `${name:?message}` of a variable without value; `word` is the whole text.
     """
 
     def __init__(self, message: str, *, variable: str = "", required: bool = False) -> None:
         super().__init__(message)
         self.variable = variable
         self.required = required
+        self.word = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +124,9 @@ class Scanner:
             if len(self._stack) > 1:
                 raise self._unfinished()
         except ExpansionError as error:
-            raise self._outermost(error) from None
+            found = self._outermost(error)
+            found.word = self.source
+            raise found from None
 
     def _special(self, character: str) -> None:
         frame = self._stack[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -247,11 +248,17 @@ def _build(args: Namespace, request: BuildRequest, kind: str) -> BuildResult:
     try:
         with Engine(root=args.root, executor=args.executor, in_process=True) as engine:
             return engine.build(request, on_event=display, recall=_recall_key(args, kind))
-    except ExecError as error:
+    except PybuildError as error:
         display.close()
-        if kind == "classic":
+        if kind not in _SILENT and error.warnings:
+            from buildkit_py.cli.render import render_warnings
+            from buildkit_py.progress.events import BuildWarning
+
+            said = [item for item in error.warnings if isinstance(item, BuildWarning)]
+            sys.stderr.write(render_warnings(said, debug=args.debug))
+        if kind == "classic" and isinstance(error, ExecError):
             command = re.search(r'process "(.*)" did not complete', error.message, re.DOTALL)
-            text = command[1] if command else error.vertex
+            text = json.loads(f'"{command[1]}"') if command else error.vertex
             sys.stderr.write(f"The command '{text}' returned a non-zero code: {error.exit_code}\n")
         raise
     finally:

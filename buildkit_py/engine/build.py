@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from buildkit_py.engine.aftermath import keep_steps, step_sizes, write_result_files
 from buildkit_py.engine.attestations import Attestor, scanned_roots
 from buildkit_py.engine.compile import Compiled, compile_build
+from buildkit_py.engine.deadline import deadline
 from buildkit_py.engine.forwarding import Forwarder, open_forwarder
 from buildkit_py.engine.inputs import BuildInputs, directory_matcher, open_inputs
 from buildkit_py.engine.lost import carry_out
@@ -21,9 +22,9 @@ from buildkit_py.engine.outputs import Outputs, check_outputs, export_all
 from buildkit_py.engine.record import Recording, summary_of
 from buildkit_py.engine.request import BuildRequest, BuildResult
 from buildkit_py.engine.steps import StepTracker, VertexOutcome, step_infos, step_results
-from buildkit_py.engine.warnings import build_warnings
+from buildkit_py.engine.warnings import add_warnings, early_warnings
 from buildkit_py.engine.workshop import Workshop, open_workshop
-from buildkit_py.errors import BuildCancelled, PybuildError, UsageError
+from buildkit_py.errors import BuildCancelled, DockerfileErrors, PybuildError, UsageError
 from buildkit_py.graph import BuildGraph, Vertex
 from buildkit_py.lower import ResolvedBase
 from buildkit_py.progress.events import (
@@ -124,7 +125,7 @@ class _Build:
     # -------------------------------------------------------------- the path
     def run(self) -> BuildResult:
         with ExitStack() as stack:
-            stack.enter_context(self._timeout())
+            stack.enter_context(deadline(self.request.timeout, self._expire))
             if self.request.report:
                 from buildkit_py.engine.reporting import reported  # noqa: PLC0415
 
@@ -140,19 +141,9 @@ class _Build:
             self._recording.finish("completed", self.clock(), result.image_id, summary_of(result))
             return result
 
-    def _timeout(self) -> ExitStack:
-        stack = ExitStack()
-        if self.request.timeout > 0:
-
-            def expire() -> None:
-                self._cancelled_by_timeout = True
-                self.cancelled.set()
-
-            timer = threading.Timer(self.request.timeout, expire)
-            timer.daemon = True
-            timer.start()
-            stack.callback(timer.cancel)
-        return stack
+    def _expire(self) -> None:
+        self._cancelled_by_timeout = True
+        self.cancelled.set()
 
     def _failed(self, error: BaseException) -> None:
         stopped = isinstance(error, BuildCancelled | KeyboardInterrupt)
@@ -165,6 +156,8 @@ class _Build:
                 warnings=tuple(self._warnings),
             )
         )
+        if isinstance(error, PybuildError):
+            error.warnings = tuple(self._warnings)
         if self._recording is not None:
             status = "canceled" if stopped else "error"
             self._recording.finish(status, self.clock(), None, {"error": message})
@@ -179,12 +172,9 @@ class _Build:
             open_workshop(self.request, self.env, self.emit, self.cancelled)
         )
         inputs = stack.enter_context(open_inputs(self.request, shop.input_sources()))
-        from buildkit_py.dockerfile import parse  # noqa: PLC0415  (lark stays off other paths)
-
         self._inputs = inputs
-        dockerfile = parse(inputs.dockerfile)
-        compiled = self._compile(dockerfile, shop, inputs)
-        self._warnings += build_warnings(dockerfile, compiled, inputs)
+        dockerfile, compiled = self._compiled(shop, inputs)
+        add_warnings(self._warnings, dockerfile, compiled, inputs)
         self._planned = tuple(self._warnings)
         for warning in self._planned:
             self.emit(warning)
@@ -240,6 +230,19 @@ class _Build:
         return self._finish(outputs, compiled, solution, tracker, shop)
 
     # -------------------------------------------------------------- compiler
+    def _compiled(self, shop: Workshop, inputs: BuildInputs) -> tuple[Dockerfile, Compiled]:
+        from buildkit_py.dockerfile import parse_leniently  # noqa: PLC0415  (lark comes late)
+
+        dockerfile, problems = parse_leniently(inputs.dockerfile)
+        try:
+            if problems:
+                raise DockerfileErrors(problems)
+            return dockerfile, self._compile(dockerfile, shop, inputs)
+        except PybuildError:
+            options = build_options(self.request, self.env.environment, self.env.host)
+            self._warnings += early_warnings(dockerfile, options, inputs)
+            raise
+
     def _compile(self, dockerfile: Dockerfile, shop: Workshop, inputs: BuildInputs) -> Compiled:
         options = build_options(self.request, self.env.environment, self.env.host)
 
@@ -253,12 +256,9 @@ class _Build:
         compiled = compile_build(dockerfile, options, pin)
         if compiled.plans[0].epoch_source is None:
             return compiled
-        from buildkit_py.engine.epochs import settle_epoch  # noqa: PLC0415
+        from buildkit_py.engine.epochs import settled_options  # noqa: PLC0415
 
-        epoch = settle_epoch(compiled.plans[0], inputs, shop)
-        text = "" if epoch is None else str(epoch)
-        arguments = {**options.build_args, "SOURCE_DATE_EPOCH": text}
-        options = replace(options, epoch=epoch, build_args=arguments)
+        options = settled_options(options, compiled.plans[0], inputs, shop)
         return compile_build(dockerfile, options, pin)
 
     def _open_contexts(self, compiled: Compiled, inputs: BuildInputs, shop: Workshop) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from buildkit_py.epoch import epoch_op
@@ -11,7 +12,17 @@ from buildkit_py.graph import GitOp
 if TYPE_CHECKING:
     from buildkit_py.engine.inputs import BuildInputs
     from buildkit_py.engine.workshop import Workshop
-    from buildkit_py.stage_plan import StagePlan
+    from buildkit_py.stage_plan import BuildOptions, StagePlan
+
+
+def settled_options(
+    options: BuildOptions, plan: StagePlan, inputs: BuildInputs, shop: Workshop
+) -> BuildOptions:
+    """The options with the time that the plan's SOURCE_DATE_EPOCH stands for."""
+    epoch = settle_epoch(plan, inputs, shop)
+    text = "" if epoch is None else str(epoch)
+    arguments = {**options.build_args, "SOURCE_DATE_EPOCH": text}
+    return replace(options, epoch=epoch, build_args=arguments)
 
 
 def settle_epoch(plan: StagePlan, inputs: BuildInputs, shop: Workshop) -> int | None:

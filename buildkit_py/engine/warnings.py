@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from buildkit_py.errors import PybuildError
 from buildkit_py.progress.events import BuildWarning
 from buildkit_py.source import excerpt
 
@@ -11,12 +12,14 @@ if TYPE_CHECKING:
     from buildkit_py.dockerfile import Dockerfile
     from buildkit_py.engine.compile import Compiled
     from buildkit_py.engine.inputs import BuildInputs
+    from buildkit_py.lint import Finding
+    from buildkit_py.stages import BuildOptions
 
 
-def build_warnings(
-    dockerfile: Dockerfile, compiled: Compiled, inputs: BuildInputs
-) -> list[BuildWarning]:
-    """All warnings, in the order of lines. Raises PybuildError where `check=error=true`."""
+def add_warnings(
+    told: list[BuildWarning], dockerfile: Dockerfile, compiled: Compiled, inputs: BuildInputs
+) -> None:
+    """Add all warnings, in the order of lines. Raises PlanError where `check=error=true`."""
     from buildkit_py.lint import check_options, lint, violation  # noqa: PLC0415
 
     plan = compiled.plans[0]
@@ -28,23 +31,37 @@ def build_warnings(
         ignore=inputs.patterns,
         check=check,
     )
-    error = violation(findings, check)
-    if error is not None:
-        raise error
-    out = [
-        BuildWarning(
-            rule=item.rule,
-            message=item.message,
-            url=item.url,
-            description=item.description,
-            line=item.line,
-            excerpt=excerpt((item.span,), caret=False),
-        )
-        for item in findings
-    ]
+    out = [_warning(item) for item in findings]
     said = dict.fromkeys(pair for image in compiled.images for pair in image.warnings)
     out += [
         BuildWarning(message=message, line=span.start.line if span else 0)
         for message, span in said
     ]
-    return sorted(out, key=lambda warning: warning.line)
+    told += sorted(out, key=lambda warning: warning.line)
+    error = violation(findings, check)
+    if error is not None:
+        raise error
+
+
+def early_warnings(
+    dockerfile: Dockerfile, options: BuildOptions, inputs: BuildInputs
+) -> list[BuildWarning]:
+    """What the linter has to say of a file whose build ends before its first step."""
+    from buildkit_py.lint import lint  # noqa: PLC0415
+
+    try:
+        findings = lint(dockerfile, options=options, ignore=inputs.patterns)
+    except PybuildError:
+        return []  # what is wrong with the file is said anyhow
+    return [_warning(item) for item in findings]
+
+
+def _warning(item: Finding) -> BuildWarning:
+    return BuildWarning(
+        rule=item.rule,
+        message=item.message,
+        url=item.url,
+        description=item.description,
+        line=item.line,
+        excerpt=excerpt((item.span,), caret=False),
+    )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Self, TypeVar
 from buildkit_py.errors import InvalidArgument, SyntaxProblem, UnsetVariable
 from buildkit_py.expansion import ExpansionError, Mode, Scanner
 from buildkit_py.heredocs import Heredoc
+from buildkit_py.instructions.gotext import quoted
 from buildkit_py.lines import LogicalLine
 from buildkit_py.syntax import Arguments, Command, ExecForm, Flag, Shape, parse_arguments
 
@@ -92,6 +93,8 @@ class Instruction:
         raise NotImplementedError
 
 
+_LONGEST_WORD = 200  # of a word that an error names
+
 REGISTRY: dict[str, type[Instruction]] = {}
 
 _I = TypeVar("_I", bound=Instruction)
@@ -129,7 +132,8 @@ def located(error: ExpansionError, line: LogicalLine) -> UnsetVariable | Invalid
             span = line.part(at, at + len(form))
             break
     kind = UnsetVariable if error.required else InvalidArgument
-    return kind(error.message, span=span)
+    word = error.word if len(error.word) <= _LONGEST_WORD else error.word[:_LONGEST_WORD] + "…"
+    return kind(f"failed to process {quoted(word)}: {error.message}", span=span)
 
 
 def display_text(

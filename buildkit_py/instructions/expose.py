@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 from buildkit_py.errors import InvalidArgument
 from buildkit_py.instructions.base import Instruction, at_least_one, instruction
 from buildkit_py.instructions.flags import FlagSet
-from buildkit_py.instructions.gotext import plain_list
+from buildkit_py.instructions.gotext import plain_list, quoted
 from buildkit_py.syntax import Arguments, Shape
 
 if TYPE_CHECKING:
@@ -66,10 +66,10 @@ def exposed_ports(word: str) -> list[str]:
     address, host, container = split_port(word)
     container, _, protocol = container.partition("/")
     if not container:
-        raise ValueError(f"no port specified: {word}<empty>")
+        raise ValueError(f"invalid port: {quoted(word)}: no port specified")
+    if protocol and protocol.lower() not in _PROTOCOLS:
+        raise ValueError(f"invalid port: {quoted(word)}: invalid proto: {protocol}")
     protocol = protocol.lower() or "tcp"
-    if protocol not in _PROTOCOLS:
-        raise ValueError(f"invalid proto: {protocol}")
     if address:
         _check_address(address)
     try:

@@ -358,7 +358,7 @@ def _warn_of_plain_destination(builder: _Builder) -> None:
     paths = builder.transfer.paths
     if len(paths.sources) + len(paths.documents) < 2 or builder.directory:
         return
-    if f"{builder.stage.workdir}/".startswith(f"{builder.destination}/"):
+    if f"{builder.stage.directory}/".startswith(f"{builder.destination}/"):
         return  # the working directory and what is above it exist
     builder.stage.warn(
         f"{builder.transfer.keyword} has several sources, so its destination"

@@ -81,7 +81,7 @@ class Run(Instruction):
         op = ExecOp(
             arguments=arguments,
             env=builder.run_env(),
-            cwd=builder.workdir,
+            cwd=builder.directory,
             user=builder.config.user,
             mounts=mounts,
             network=self.network or inputs.network,

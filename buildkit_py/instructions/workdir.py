@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @instruction("WORKDIR", Shape.TEXT)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workdir(Instruction):
-    """`WORKDIR path`; a relative path joins the one before."""
+    """`WORKDIR path`; a relative path joins the one before, an absolute one stays as written."""
 
     path: str
 
@@ -37,14 +37,15 @@ class Workdir(Instruction):
 
     def lower(self, builder: StageBuilder) -> None:
         """Set `WorkingDir`, and make the directory unless it is the root."""
-        path = posixpath.normpath(posixpath.join("/", builder.workdir, self.path))
-        path = "/" + path.lstrip("/")
+        path = _absolute(self.path, builder.workdir)
         builder.update(working_dir=path)
         if path == "/":
             builder.commit_metadata(f"WORKDIR {path}")
             return
         action = MakeDirectory(
-            path=path, owner=parse_owner(builder.config.user), mtime=builder.inputs.epoch
+            path=builder.directory,
+            owner=parse_owner(builder.config.user),
+            mtime=builder.inputs.epoch,
         )
         vertex = builder.add(
             FileOp(actions=(action,)),
@@ -53,3 +54,12 @@ class Workdir(Instruction):
             span=self.span,
         )
         builder.commit_layer(vertex, f"WORKDIR {path}")
+
+
+def _absolute(path: str, workdir: str) -> str:
+    """A relative path joined to `workdir` and cleaned; an absolute one as it is written."""
+    if path.startswith("/"):
+        return path
+    if not path:
+        return workdir
+    return "/" + posixpath.normpath(posixpath.join("/", workdir, path)).lstrip("/")

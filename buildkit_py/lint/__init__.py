@@ -9,7 +9,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from buildkit_py.errors import PybuildError
+from buildkit_py.errors import PlanError, PybuildError
 from buildkit_py.lint.rule import (
     RULES,
     CheckOptions,
@@ -87,7 +87,7 @@ def violation(findings: Iterable[Finding], check: CheckOptions) -> PybuildError 
     rules = sorted({finding.rule for finding in findings})
     if not check.error or not rules:
         return None
-    return PybuildError(f"lint violation found for rules: {', '.join(rules)}")
+    return PlanError(f"lint violation found for rules: {', '.join(rules)}")
 
 
 def _load_rules(check: CheckOptions) -> None:
@@ -114,7 +114,7 @@ def _finding(rule: Rule, problem: Problem) -> Finding:
         url=rule.url,
         description=rule.description,
         message=problem.message,
-        span=problem.at if isinstance(problem.at, Span) else problem.at.span,
+        span=problem.span or (problem.at if isinstance(problem.at, Span) else problem.at.span),
         severity=rule.severity,
     )
 

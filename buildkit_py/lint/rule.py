@@ -96,10 +96,14 @@ class Subject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """A message and its place. `at` is an instruction, or a span that no comment governs."""
+    """A message and its place. `at` is an instruction, or a span that no comment governs.
+
+    `span` is what to show where that is not the whole of `at`.
+    """
 
     message: str
     at: Instruction | Span
+    span: Span | None = None
 
 
 Check: TypeAlias = Callable[[Subject], Iterator[Problem]]
@@ -186,7 +190,8 @@ def parse_check(text: str, span: Span | None = None) -> CheckOptions:
         key = key.strip()
         if not separator or key not in {"skip", "error", "experimental"}:
             raise InvalidArgument(
-                f'invalid check option "{key if separator else part}"',
+                "failed to parse check options: invalid check option"
+                f' "{key if separator else part}"',
                 span=span,
                 hint="the options are skip=RULES, error=BOOL and experimental=RULES",
             )
@@ -194,7 +199,8 @@ def parse_check(text: str, span: Span | None = None) -> CheckOptions:
     error = values.get("error", "false")
     if error not in _TRUE | _FALSE:
         raise InvalidArgument(
-            f'failed to parse check option "error={error}": invalid syntax',
+            f'failed to parse check options: failed to parse check option "error={error}":'
+            f' strconv.ParseBool: parsing "{error}": invalid syntax',
             span=span,
             hint="expected true or false",
         )

@@ -64,7 +64,7 @@ def ignored_source(subject: Subject) -> Iterator[Problem]:
                 )
 
 
-def _local_sources(item: Instruction) -> tuple[str, ...]:
+def _local_sources(item: Instruction | None) -> tuple[str, ...]:
     if isinstance(item, Add):
         sources = tuple(source for source in item.sources if not _REMOTE.match(source))
     elif isinstance(item, Copy) and not item.from_:

@@ -15,6 +15,7 @@ from buildkit_py.instructions.label import Label
 from buildkit_py.instructions.maintainer import Maintainer
 from buildkit_py.instructions.shell import Shell
 from buildkit_py.lint.rule import Problem, StageView, Subject, rule
+from buildkit_py.source import lines_span
 from buildkit_py.syntax import ShellForm
 
 
@@ -27,7 +28,8 @@ def empty_continuation(subject: Subject) -> Iterator[Problem]:
     """An empty line inside a continued instruction."""
     for item in _all_instructions(subject):
         if item.line.empty_continuations:
-            yield Problem(message="Empty continuation line", at=item)
+            last = lines_span(item.line.source, item.line.last_of_text, item.line.last_of_text)
+            yield Problem(message="Empty continuation line", at=item, span=last)
 
 
 @rule(

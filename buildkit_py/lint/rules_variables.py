@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from buildkit_py.instructions.arg import Arg
 from buildkit_py.instructions.base import Instruction
 from buildkit_py.instructions.env import Env
+from buildkit_py.instructions.expose import Expose
 from buildkit_py.lint.rule import Problem, Subject, rule
 from buildkit_py.lint.rules_form import place
 from buildkit_py.stage_builder import BUILDER_ARGS
@@ -27,6 +28,8 @@ def undefined_variable(subject: Subject) -> Iterator[Problem]:
     While the base image is unknown, only what looks like a misspelling of a known name is told.
     """
     for step in subject.walked:
+        if isinstance(step.written, Expose):
+            continue  # the reference builder says nothing of ports
         for name in sorted(step.unset - BUILDER_ARGS):
             guess = nearest(name, step.known)
             if not step.base_known and (guess is None or guess in name):

@@ -22,7 +22,7 @@ _BARE = ContainerConfig(env=(f"PATH={DEFAULT_PATH}",))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WalkedStep:
-    """An instruction as written and as expanded.
+    """An instruction as written and as expanded (None: it does not expand).
 
     `unset` names the variables that it uses and nothing declares; `known` those that have a value.
     `at` is where to tell of it: the FROM, for a trigger of the base image.
@@ -30,7 +30,7 @@ class WalkedStep:
 
     stage: StageView
     written: Instruction
-    expanded: Instruction
+    expanded: Instruction | None
     at: Instruction
     unset: frozenset[str]
     known: tuple[str, ...]
@@ -48,9 +48,9 @@ def walk(subject: Subject) -> Iterator[WalkedStep]:
         ends[stage.index] = variables
         for position, item in enumerate(stage.instructions):
             at = stage.from_ if position < stage.trigger_count else item
-            try:
-                yield _step(stage, item, at, variables)
-            except ExpansionError:
+            step = _step(stage, item, at, variables)
+            yield step
+            if step.expanded is None:
                 break
 
 
@@ -58,9 +58,14 @@ def _step(
     stage: StageView, item: Instruction, at: Instruction, variables: StageScope
 ) -> WalkedStep:
     expander = variables.expander()
-    expanded = item if isinstance(item, Arg) else item.expand(expander)
     known = tuple(variables.env)
-    unset = expander.unset | variables.apply(item).unset
+    expanded: Instruction | None = None
+    unset = expander.unset
+    try:
+        expanded = item if isinstance(item, Arg) else item.expand(expander)
+        unset = expander.unset | variables.apply(item).unset
+    except ExpansionError:
+        expanded = None
     return WalkedStep(
         stage=stage,
         written=item,

@@ -68,7 +68,7 @@ def parse_reference(text: str, *, default_tag: str | None = "latest") -> Referen
     if not _PATH.match(path) or not _DOMAIN.match(domain) or len(path) + len(domain) > 255:
         if path != path.lower() and _PATH.match(path.lower()):
             raise UsageError(
-                f"invalid reference format: repository name ({name}) must be lowercase"
+                f"invalid reference format: repository name ({path}) must be lowercase"
             )
         raise _invalid(text)
     if len(name) == 64 and re.fullmatch(r"[0-9a-f]{64}", name):

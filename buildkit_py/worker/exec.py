@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -327,7 +328,7 @@ class _Step:
         raise error
 
     def _error(self, status: ExitStatus, reason: str, hint: str | None) -> ExecError:
-        command = " ".join(self.op.arguments)
+        command = json.dumps(" ".join(self.op.arguments), ensure_ascii=False)
         if status.timed_out and not reason:
             reason = f"timed out after {self.op.timeout or self.settings.timeout:g} s"
         elif not reason and status.failure:
@@ -340,7 +341,7 @@ class _Step:
         lines = [*self.tail, *([self.partial] if self.partial else [])]
         root = self.inputs[0] if self.inputs else None
         return ExecError(
-            f'process "{command}" did not complete successfully: {reason}',
+            f"process {command} did not complete successfully: {reason}",
             exit_code=status.code,
             log_tail=tuple(line.decode("utf-8", "replace") for line in lines),
             replay=replay_command(self.op, root, self.settings.command),

@@ -56,6 +56,26 @@ def test_all_problems_of_a_file_are_shown(pybuild: Pybuild, context: Context) ->
     assert "2 more problems" in final_error(done.stderr)
 
 
+@pytest.mark.parametrize(
+    ("text", "warnings"),
+    [
+        ("FROM scratch as x\nCOPPY . /\n", ["FromAsCasing: 'as' and 'FROM' keywords' casing"]),
+        ("FROM scratch AS X\nFROM $base\n", ["StageNameCasing", "UndefinedArgInFrom"]),
+        ("FROM scratch\nCMD x\nCOPY nothing /\n", ["JSONArgsRecommended"]),
+        ("# check=error=true\nFROM scratch\nCMD x\n", ["JSONArgsRecommended"]),
+    ],
+    ids=["parsing", "planning", "solving", "error=true"],
+)
+def test_a_build_that_fails_tells_its_warnings_too(
+    pybuild: Pybuild, context: Context, text: str, warnings: list[str]
+) -> None:
+    done = pybuild("build", context(text), status=1)
+    final_error(done.stderr)
+    for warning in warnings:
+        assert f" - {warning}" in done.stderr
+    assert " - " not in pybuild("build", "-q", context(text), status=1).stderr
+
+
 def test_missing_dockerfile(pybuild: Pybuild, context: Context) -> None:
     error = refuse(pybuild, "build", context(None))
     assert "Dockerfile" in error

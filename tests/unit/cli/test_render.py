@@ -42,6 +42,7 @@ def test_a_parse_error_shows_its_line_a_caret_and_ends_in_one_error_line() -> No
         "   2 | >>> COPPY . /app\n"
         "     |     ^^^^^\n"
         "   3 |     RUN make\n"
+        "   4 |\n"
         "--------------------\n"
         "ERROR: failed to build: failed to solve: dockerfile parse error on line 2: "
         "unknown instruction: COPPY (did you mean COPY?)\n"

@@ -224,14 +224,14 @@ def test_expose_expands_into_several_words() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("80/foo", "invalid proto: foo"),
+        ("80/foo", 'invalid port: "80/foo": invalid proto: foo'),
         ("a", "invalid containerPort: a"),
         ("65536", "invalid containerPort: 65536"),
         ("9-8", "invalid containerPort: 9-8"),
         ("x:80", "invalid hostPort: x"),
         ("1.2.3:1:80", "invalid IP address: 1.2.3"),
         ("1-3:80-81", "invalid ranges specified for container and host Ports: 80-81 and 1-3"),
-        ("/tcp", "no port specified: /tcp<empty>"),
+        ("/tcp", 'invalid port: "/tcp": no port specified'),
     ],
 )
 def test_each_wrong_port_has_its_text(text: str, message: str) -> None:

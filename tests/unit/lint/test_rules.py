@@ -43,7 +43,7 @@ CASES = [
     ),
     (
         "FROM scratch\nRUN a \\\n\n  b\n",
-        [("NoEmptyContinuation", 2, "Empty continuation line")],
+        [("NoEmptyContinuation", 4, "Empty continuation line")],
     ),
     (
         "FROM scratch\nCOPY a b\ncopy c d\n",
@@ -409,9 +409,15 @@ def test_findings_can_be_errors() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("skp=all", 'invalid check option "skp"'),
-        ("all", 'invalid check option "all"'),
-        ("error=maybe", 'failed to parse check option "error=maybe": invalid syntax'),
+        ("skp=all", 'failed to parse check options: invalid check option "skp"'),
+        ("all", 'failed to parse check options: invalid check option "all"'),
+        (
+            "error=maybe",
+            (
+                'failed to parse check options: failed to parse check option "error=maybe":'
+                ' strconv.ParseBool: parsing "maybe": invalid syntax'
+            ),
+        ),
     ],
 )
 def test_malformed_check_options_are_refused(text: str, message: str) -> None:
@@ -439,3 +445,12 @@ def test_every_rule_has_its_page() -> None:
     assert RULES["JSONArgsRecommended"].url == (
         "https://docs.docker.com/go/dockerfile/rule/json-args-recommended/"
     )
+
+
+def test_an_undefined_port_is_not_told() -> None:
+    assert findings("FROM scratch\nEXPOSE $PORT\n") == []
+
+
+def test_variables_of_a_word_that_cannot_be_expanded_are_told() -> None:
+    found = findings("FROM scratch\nENV a=${b:?needed}\n")
+    assert found == [("UndefinedVar", 2, "Usage of undefined variable '$b'")]

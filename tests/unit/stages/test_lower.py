@@ -10,7 +10,7 @@ import pytest
 from buildkit_py.digest import Digest
 from buildkit_py.dockerfile import parse
 from buildkit_py.errors import UnsetVariable
-from buildkit_py.graph import ContextOp, ExecOp, FileOp, ImageOp
+from buildkit_py.graph import ContextOp, ExecOp, FileOp, ImageOp, MakeDirectory, Vertex
 from buildkit_py.lower import LoweredImage, ResolvedBase, lower
 from buildkit_py.oci.config import DEFAULT_PATH, ContainerConfig, History, ImageConfig
 from buildkit_py.platforms import Platform
@@ -84,8 +84,30 @@ def test_fields_that_no_dockerfile_knows_end_with_the_base() -> None:
     assert image.config.config.extra == {}
 
 
-def test_the_working_directory_of_the_base_is_cleaned() -> None:
-    assert lowered("FROM golang\n").config.config.working_dir == "/go"
+def test_the_working_directory_of_the_base_is_kept_as_it_is_written() -> None:
+    assert lowered("FROM golang\n").config.config.working_dir == "/go/"
+
+
+@pytest.mark.parametrize(
+    ("lines", "kept", "directory"),
+    [
+        (["/x/./y//z/"], "/x/./y//z/", "/x/y/z"),
+        (["/a/", "b/../c/"], "/a/c", "/a/c"),
+        (["/a/", "$nothing"], "/a/", "/a"),
+        (["//"], "//", "/"),
+    ],
+)
+def test_an_absolute_workdir_is_kept_and_a_relative_one_cleaned(
+    lines: list[str], kept: str, directory: str
+) -> None:
+    image = lowered("FROM golang\n" + "".join(f"WORKDIR {line}\n" for line in lines))
+    assert image.config.config.working_dir == kept
+    assert image.config.history[-1].created_by == f"WORKDIR {kept}"
+    assert isinstance(image.root, Vertex)
+    assert isinstance(image.root.op, FileOp)
+    action = image.root.op.actions[0]
+    assert isinstance(action, MakeDirectory)
+    assert action.path == directory
 
 
 def test_a_base_without_path_gets_the_default_one() -> None:
