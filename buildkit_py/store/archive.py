@@ -9,7 +9,6 @@ are dropped again.
 from __future__ import annotations
 
 import json
-import os
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from buildkit_py.digest import Digest, hex_of, parse_digest
+from buildkit_py.digest import Digest, hex_of, parse_digest, sha256
 from buildkit_py.errors import (
     BlobNotFound,
     ContentError,
@@ -27,7 +26,6 @@ from buildkit_py.errors import (
 )
 from buildkit_py.layers.compression import detect, open_decompressor
 from buildkit_py.layers.hashing import HashingSource
-from buildkit_py.layers.tar import HARD_LINK, REGULAR, SYMLINK
 from buildkit_py.layers.tar_reader import LayerReader, Source
 from buildkit_py.oci.descriptor import Descriptor, MediaType
 from buildkit_py.oci.manifest import (
@@ -38,6 +36,7 @@ from buildkit_py.oci.manifest import (
     parse_manifest,
 )
 from buildkit_py.oci.reference import Reference, parse_reference
+from buildkit_py.store.archive_members import Member, directory_members, tar_members
 from buildkit_py.store.content import READ_SIZE, SMALL_BLOB, ContentStore
 from buildkit_py.store.failures import explain_os_errors
 from buildkit_py.store.gc import drop_blobs
@@ -64,14 +63,6 @@ class LoadedImage:
 
     image: StoredImage
     names: tuple[Reference, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Member:
-    name: str
-    size: int
-    link: str | None
-    chunks: Iterable[bytes]
 
 
 @dataclass(slots=True)
@@ -117,7 +108,7 @@ def load_archive(store: Store, source: Source | Path) -> tuple[LoadedImage, ...]
 # ------------------------------------------------------------------ reading
 def _read_path(content: ContentStore, path: Path, files: _Files) -> None:
     if path.is_dir():
-        _collect(content, _directory_members(path), files)
+        _collect(content, directory_members(path), files)
         return
     with path.open("rb") as file:
         _read_stream(content, file, files)
@@ -126,41 +117,11 @@ def _read_path(content: ContentStore, path: Path, files: _Files) -> None:
 def _read_stream(content: ContentStore, stream: Source, files: _Files) -> None:
     with open_decompressor(stream) as plain:
         reader = LayerReader(plain)
-        _collect(content, _tar_members(reader), files)
+        _collect(content, tar_members(reader), files)
         reader.drain()  # a damaged end of the compressed stream shows only there
 
 
-def _tar_members(reader: LayerReader) -> Iterator[_Member]:
-    for entry in reader:
-        name = posixpath.normpath(os.fsdecode(entry.name).lstrip("/"))
-        if name.startswith("../") or name == "..":
-            raise CorruptArchive(f"archive holds a name outside itself: {name}")
-        if entry.kind in {SYMLINK, HARD_LINK}:
-            target = os.fsdecode(entry.link)
-            if entry.kind == SYMLINK:
-                target = posixpath.join(posixpath.dirname(name), target)
-            yield _Member(name=name, size=0, link=posixpath.normpath(target), chunks=())
-        elif entry.kind == REGULAR:
-            yield _Member(name=name, size=entry.size, link=None, chunks=reader.chunks())
-
-
-def _directory_members(root: Path) -> Iterator[_Member]:
-    for folder, _, names in os.walk(root):
-        for name in sorted(names):
-            path = Path(folder) / name
-            if path.is_symlink() or not path.is_file():
-                continue
-            relative = path.relative_to(root).as_posix()
-            with path.open("rb") as file:
-                yield _Member(
-                    name=relative,
-                    size=path.stat().st_size,
-                    link=None,
-                    chunks=iter(lambda file=file: file.read(READ_SIZE), b""),  # type: ignore[misc]
-                )
-
-
-def _collect(content: ContentStore, members: Iterable[_Member], files: _Files) -> None:
+def _collect(content: ContentStore, members: Iterable[Member], files: _Files) -> None:
     for count, member in enumerate(members, start=1):
         if count > _MAX_ENTRIES:
             raise CorruptArchive(f"archive has more than {_MAX_ENTRIES} entries: not an image")
@@ -179,7 +140,7 @@ def _collect(content: ContentStore, members: Iterable[_Member], files: _Files) -
         )
 
 
-def _keep(content: ContentStore, member: _Member, files: _Files) -> Digest:
+def _keep(content: ContentStore, member: Member, files: _Files) -> Digest:
     match = _BLOB.match(member.name)
     expected = None
     if match is not None:
@@ -248,6 +209,8 @@ def _docker_groups(content: ContentStore, files: _Files) -> list[_Group]:
     if "manifest.json" not in files.documents:
         return []
     entries = _document(files, "manifest.json")
+    if isinstance(entries, dict) and "schemaVersion" in entries:
+        return _bare_manifest(content, files)
     if not isinstance(entries, list) or not all(isinstance(item, dict) for item in entries):
         raise CorruptArchive("manifest.json is not a list of images")
     groups: list[_Group] = []
@@ -262,6 +225,17 @@ def _docker_groups(content: ContentStore, files: _Files) -> list[_Group]:
         )
         groups.append(([found], tuple(_name(str(tag)) for tag in tags)))
     return groups
+
+
+def _bare_manifest(content: ContentStore, files: _Files) -> list[_Group]:
+    """A directory as skopeo's `dir:` leaves it: a registry's manifest, and blobs by digest."""
+    data = files.documents["manifest.json"]
+    document = parse_manifest(data)
+    known = content.has(sha256(data))
+    root = content.put(data, document.media_type)
+    if not known:
+        files.added.append(root.digest)
+    return [(list(_manifests(content, root, _MAX_DEPTH)), ())]
 
 
 def _layer_descriptor(content: ContentStore, files: _Files, path: str) -> Descriptor:

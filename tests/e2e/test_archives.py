@@ -138,6 +138,17 @@ def test_what_skopeo_writes_is_loaded_with_the_same_id(
     assert found.endswith("[sh]\n")
 
 
+@pytest.mark.requires("skopeo")
+def test_a_directory_of_skopeos_dir_is_loaded(busybox: Pybuild, tmp_path: Path) -> None:
+    busybox("save", "-o", tmp_path / "saved.tar", "busybox")
+    run("skopeo", "copy", f"oci-archive:{tmp_path}/saved.tar", f"dir:{tmp_path}/plain")
+    manifest = (tmp_path / "plain" / "manifest.json").read_bytes()
+    image_id = json.loads(manifest)["config"]["digest"]
+    busybox("rmi", "busybox")
+    assert busybox("load", "-i", tmp_path / "plain").stdout == f"Loaded image ID: {image_id}\n"
+    assert busybox("inspect", "-f", "{{.Config.Cmd}}", image_id).stdout == "[sh]\n"
+
+
 @pytest.mark.root
 @pytest.mark.requires("podman")
 def test_podman_loads_what_save_writes_and_we_load_what_podman_saves(
