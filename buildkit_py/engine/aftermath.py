@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from buildkit_py.digest import canonical_json
 from buildkit_py.errors import PybuildError
+from buildkit_py.oci.assemble import go_json
 
 if TYPE_CHECKING:
     from buildkit_py.engine.request import BuildRequest, BuildResult
@@ -40,7 +40,12 @@ def write_result_files(request: BuildRequest, directory: Path, result: BuildResu
     if request.iidfile and result.image_id:
         _write(directory / request.iidfile, result.image_id.encode())
     if request.metadata_file:
-        _write(directory / request.metadata_file, canonical_json(result.metadata))
+        _write(directory / request.metadata_file, metadata_text(result.metadata))
+
+
+def metadata_text(metadata: Mapping[str, object]) -> bytes:
+    """What `--metadata-file` holds, as buildx writes it."""
+    return go_json(dict(sorted(metadata.items())), indent=2)
 
 
 def _write(path: Path, data: bytes) -> None:

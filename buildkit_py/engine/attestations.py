@@ -62,6 +62,28 @@ class Attestor:
             for built, lowered in zip(images, self.lowered, strict=True)
         )
 
+    def metadata(self) -> dict[str, object]:
+        """What the result says of the build; provenance only for a file, as buildx has it."""
+        out: dict[str, object] = {"buildx.build.ref": self.ref}
+        request = self.shop.request
+        mode = self.shop.env.environment.get("BUILDX_METADATA_PROVENANCE", "min").lower()
+        if not request.metadata_file or mode not in {"min", "max"}:
+            return out
+        from buildkit_py.attest.provenance import provenance  # noqa: PLC0415
+
+        options = parse_attest(request.provenance, request.sbom, request.attest)
+        if not options.provenance and (request.provenance is not None or request.attest):
+            return out
+        facts = self._facts(options)
+        full = "max" in {mode, options.provenance}
+        for image in self.lowered:
+            key = f"/{image.platform}" if len(self.lowered) > 1 else ""
+            predicate = provenance(
+                facts, image.graph.vertices.values(), full=full, version=options.version
+            )
+            out[f"buildx.build.provenance{key}"] = predicate
+        return out
+
     def _attest(
         self,
         built: BuiltImage,

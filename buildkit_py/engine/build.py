@@ -362,7 +362,7 @@ class _Build:
             steps=step_results(tracker.finished, dict(solution.reasons), sizes),
             warnings=tuple(self._warnings),
             seconds=self.clock() - self.started,
-            metadata={**exported.metadata, "buildx.build.ref": self.ref},
+            metadata={**exported.metadata, **attestor.metadata()},
         )
         write_result_files(self.request, self.env.directory, result)
         keep_steps(self.store.db, tracker.finished, self.clock())

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from buildkit_py.digest import canonical_json
+from buildkit_py.engine.aftermath import metadata_text
 from buildkit_py.engine.inputs import consulted, content_if_file
 from buildkit_py.engine.record import request_to_json, summary_of
 from buildkit_py.engine.steps import StepTracker, VertexOutcome, step_infos, step_results
@@ -221,7 +221,7 @@ def _result_files(build: Finished) -> list[tuple[str, str]]:
     if build.request.iidfile and build.result.image_id:
         out.append((os.fspath(directory / build.request.iidfile), str(build.result.image_id)))
     if build.request.metadata_file:
-        text = canonical_json(build.result.metadata).decode()
+        text = metadata_text(build.result.metadata).decode()
         out.append((os.fspath(directory / build.request.metadata_file), text))
     return out
 

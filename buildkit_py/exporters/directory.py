@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import stat as modes
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,18 +50,18 @@ class DirectoryExporter:
         split = flag(attributes, "platform-split", default=request.multi_platform)
         folder = request.directory / dest
         writer = TreeCopier(keep_owners=_keep_owners(attributes), epoch=request.epoch)
-        seen: dict[bytes, str] = {}
+        merged = not split and len(request.images) > 1
+        if merged:
+            refuse_collisions(self._store, request.images)
         with explain_os_errors(f"cannot write to {folder}"):
             folder.mkdir(parents=True, exist_ok=True)
-            for image in request.images:
+            for number, image in enumerate(request.images):
                 target = folder / image.platform.identifier if split else folder
                 target.mkdir(exist_ok=True)
                 tree = image_tree(self._store, image)
-                if not split and len(request.images) > 1:
-                    _refuse_collisions(tree, str(image.platform), seen)
-                writer.copy(tree, target, delete=mode == "delete" and (split or not seen))
-                for name, data in attestation_files(image.attestations, tree):
-                    write_beside(target, attributes.get("attestation-prefix", "") + name, data)
+                writer.copy(tree, target, delete=mode == "delete" and (split or not number))
+                for name, data in statements(image, tree, attributes, merged=merged):
+                    write_beside(target, name, data)
         return ExportResult(warnings=writer.warnings())
 
 
@@ -88,16 +88,29 @@ def _keep_owners(attributes: Mapping[str, str]) -> bool:
     return value == "keep" or (value == "" and os.geteuid() == 0)
 
 
-def _refuse_collisions(tree: MergedTree, platform: str, seen: dict[bytes, str]) -> None:
-    for node in tree.walk():
-        if not node.is_dir:
-            other = seen.setdefault(node.path, platform)
+def refuse_collisions(store: Store, images: Sequence[BuiltImage]) -> None:
+    """Raise UsageError where files of several platforms would be one."""
+    seen: dict[bytes, str] = {}
+    for image in images:
+        platform = str(image.platform)
+        for node in image_tree(store, image).walk():
+            other = seen.setdefault(node.path, platform) if not node.is_dir else platform
             if other != platform:
                 raise UsageError(
                     f"cannot merge platforms into one directory: {os.fsdecode(node.path)} is in"
                     f" both {other} and {platform}",
                     hint="leave platform-split=false away",
                 )
+
+
+def statements(
+    image: BuiltImage, tree: MergedTree, attributes: Mapping[str, str], *, merged: bool
+) -> Iterator[tuple[str, bytes]]:
+    """The files of attestations; where platforms are merged their names tell the platform."""
+    for name, data in attestation_files(image.attestations, tree):
+        base, dot, suffix = name.rpartition(".")
+        own = f"{base}.{image.platform.identifier}{dot}{suffix}" if merged else name
+        yield attributes.get("attestation-prefix", "") + own, data
 
 
 @dataclass(slots=True, kw_only=True)

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from buildkit_py.errors import StoreError
-from buildkit_py.exporters.attestations import attestation_files
 from buildkit_py.exporters.attributes import flag
 from buildkit_py.exporters.base import ExportRequest, ExportResult
 from buildkit_py.exporters.destination import open_destination
-from buildkit_py.exporters.directory import image_tree
+from buildkit_py.exporters.directory import image_tree, refuse_collisions, statements
 from buildkit_py.layers import bytecode
 from buildkit_py.layers.tar import (
     BLOCK_DEVICE,
@@ -49,6 +48,9 @@ class TarExporter:
         """Write the archive."""
         attributes = self._spec.attributes
         split = flag(attributes, "platform-split", default=request.multi_platform)
+        merged = not split and len(request.images) > 1
+        if merged:
+            refuse_collisions(self._store, request.images)
         with open_destination(request, self._spec.destination, "tar") as stream:
             writer = LayerWriter(stream)
             for image in request.images:
@@ -56,9 +58,10 @@ class TarExporter:
                 times = Times(exactly=request.epoch, latest=image.settled)
                 tree = image_tree(self._store, image)
                 write_tree(tree, writer, prefix, times)
-                for name, data in attestation_files(image.attestations, tree):
-                    path = prefix + (attributes.get("attestation-prefix", "") + name).encode()
-                    entry = TarEntry(name=path, size=len(data), mtime_ns=times.of_made)
+                for name, data in statements(image, tree, attributes, merged=merged):
+                    entry = TarEntry(
+                        name=prefix + name.encode(), size=len(data), mtime_ns=times.of_made
+                    )
                     writer.add_stream(entry, io.BytesIO(data).read)
             writer.finish()
         return ExportResult()

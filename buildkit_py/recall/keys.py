@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from buildkit_py.version import __version__
 
 _FORMAT = "1"
-_PREFIXES = ("BUILDKIT_", "DOCKER_", "PYBUILD_")
+_PREFIXES = ("BUILDKIT_", "BUILDX_", "DOCKER_", "PYBUILD_")
 _NAMES = frozenset(("COLORTERM", "HOME", "NO_COLOR", "SOURCE_DATE_EPOCH", "TERM"))
 
 

@@ -113,6 +113,8 @@ def test_result_files(pybuild: Pybuild, context: Context, tmp_path: Path) -> Non
     metadata = json.loads(files["meta"].read_text())
     assert metadata["containerimage.config.digest"] == image
     assert metadata["buildx.build.ref"].endswith(files["ref"].read_text())
+    made = metadata["buildx.build.provenance"]
+    assert made["runDetails"]["metadata"]["invocationId"] == metadata["buildx.build.ref"]
 
 
 def test_warnings_are_summed_up_behind_the_build(pybuild: Pybuild, context: Context) -> None:
@@ -236,3 +238,21 @@ def test_only_what_lies_below_the_working_directory_is_cleared_without_being_all
     assert sorted(os.listdir(outside)) == ["old"]
     build("../out", "--allow", "buildx.local.delete")
     assert sorted(os.listdir(outside)) == ["a"]
+
+
+def test_metadata_tells_each_platforms_provenance_unless_that_is_off(
+    pybuild: Pybuild, context: Callable[..., Path]
+) -> None:
+    folder = context("FROM scratch\nARG TARGETARCH\nCOPY a /$TARGETARCH\n", {"a": "a"})
+
+    def keys(*words: str, environment: dict[str, str] | None = None) -> set[str]:
+        pybuild("build", *words, "--metadata-file=meta.json", folder, environment=environment)
+        found = json.loads((pybuild.directory / "meta.json").read_text())
+        return {key for key in found if key.startswith("buildx.build.provenance")}
+
+    both = ["--platform", "linux/amd64,linux/arm64"]
+    names = {f"buildx.build.provenance/linux/{name}" for name in ("amd64", "arm64")}
+    assert keys(*both) == names
+    assert keys() == {"buildx.build.provenance"}
+    assert keys("--provenance=false") == set()
+    assert keys(environment={"BUILDX_METADATA_PROVENANCE": "disabled"}) == set()

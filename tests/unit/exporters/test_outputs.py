@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from buildkit_py.attest.provenance import PROVENANCE_TYPES
 from buildkit_py.digest import sha256
 from buildkit_py.errors import ContentError, StoreError, UsageError
 from buildkit_py.exporters import OutputSpec, open_exporter, parse_output
-from buildkit_py.exporters.base import ExportRequest, ExportResult
+from buildkit_py.exporters.base import Attestation, ExportRequest, ExportResult
 from buildkit_py.platforms import Platform
 from buildkit_py.store import Store
 from buildkit_py.store.archive import load_archive
@@ -182,8 +183,35 @@ def test_several_platforms_make_an_index_and_a_folder_each(
     assert sorted(os.listdir(request.directory / "out")) == ["linux_amd64", "linux_arm64"]
     with pytest.raises(UsageError, match="manifest lists"):
         export(store, "type=docker,dest=a.tar", request)
-    with pytest.raises(UsageError, match="cannot merge platforms"):
-        export(store, "type=local,dest=one,platform-split=false", request)
+    for output in ("type=local,dest=one", "type=tar,dest=one"):
+        with pytest.raises(UsageError, match="cannot merge platforms"):
+            export(store, f"{output},platform-split=false", request)
+    assert not (request.directory / "one").exists()
+
+
+def test_platforms_with_other_files_can_be_merged(store: Store, request_: ExportRequest) -> None:
+    (image,) = request_.images
+    stated = Attestation(
+        predicate_type=PROVENANCE_TYPES["v1"], predicate={}, filename="provenance.json"
+    )
+    with store.snapshots.prepare(None) as active:
+        (active.upper / "arm").write_text("its own")
+        snapshot = store.snapshots.commit(active, description="arm").id
+    config = replace(image.config, platform=Platform(architecture="arm64"))
+    images = (
+        replace(image, attestations=(stated,)),
+        replace(image, config=config, snapshot=snapshot, attestations=(stated,)),
+    )
+    request = replace(request_, images=images, multi_platform=True)
+    folder = request.directory / "out"
+    folder.mkdir()
+    (folder / "old").touch()
+    export(store, "type=local,dest=out,platform-split=false,mode=delete", request)
+    statements = ["provenance.linux_amd64.json", "provenance.linux_arm64.json"]
+    assert sorted(os.listdir(folder)) == ["arm", "bin", "etc", *statements]
+    export(store, "type=tar,dest=out.tar,platform-split=false", request)
+    with tarfile.open(request.directory / "out.tar") as tar:
+        assert {"arm", "etc/one", *statements} <= set(tar.getnames())
 
 
 def test_a_layout_directory_keeps_other_names(store: Store, request_: ExportRequest) -> None:
