@@ -105,6 +105,11 @@ def _fails(*command: str) -> str | None:
     return None if done.returncode == 0 else done.stderr.strip() or f"{command[0]} failed"
 
 
+def _no_libfaketime() -> str | None:
+    found = list(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    return None if found else "libfaketime is not installed"
+
+
 _CHECKS: dict[str, Callable[[], str | None]] = {
     "root": _not_root,
     "namespaces": _no_namespaces,
@@ -112,6 +117,7 @@ _CHECKS: dict[str, Callable[[], str | None]] = {
     "overlay": _no_overlay,
     "private-binfmt": _no_private_binfmt,
     "debian-mirror": _no_debian_mirror,
+    "libfaketime": _no_libfaketime,
 }
 
 

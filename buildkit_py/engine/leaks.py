@@ -2,15 +2,18 @@
 
 Searched are the files of new layers, their names and link targets, and the config: environment,
 labels, commands, history. Values shorter than eight bytes are not looked for: they occur by
-chance. Compressed or encoded values are not found.
+chance. A value is found as it is and in base64 (wherever in the encoded text it begins), in hex,
+in percent encoding and as a JSON string; not in compressed or encrypted files.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import os
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, TypeAlias
+from urllib.parse import quote_from_bytes
 
 from buildkit_py.errors import PybuildError, SolveError
 from buildkit_py.graph import ImageOp
@@ -26,8 +29,13 @@ if TYPE_CHECKING:
     from buildkit_py.store import Store
     from buildkit_py.worker.secrets import BuildSecrets
 
+Needles: TypeAlias = tuple[tuple[str, bytes], ...]
+"""What is looked for, each with the words for it."""
+
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 _SHORTEST = 8
 _PIECE = 1 << 20
+_LONGEST = 40  # of an encoded form: programs wrap lines
 _HINT = "mount it where no file of it stays, or build with --scan-secrets=false"
 
 
@@ -57,53 +65,78 @@ def refuse_leaks(
         if leak is not None:
             name, path = leak
             raise SolveError(
-                f'the value of secret "{name}" is in {path}, by {finished.step.text}',
+                f"the value of {name} is in {path}, by {finished.step.text}",
                 span=finished.step.span,
                 hint=_HINT,
             )
 
 
-def _values(secrets: BuildSecrets) -> dict[str, bytes]:
-    found = {name: (secrets.value(name) or b"").strip() for name in secrets.secrets}
-    return {name: value for name, value in found.items() if len(value) >= _SHORTEST}
+def _values(secrets: BuildSecrets) -> Needles:
+    out: list[tuple[str, bytes]] = []
+    for name in secrets.secrets:
+        value = (secrets.value(name) or b"").strip()
+        if len(value) >= _SHORTEST:
+            shown = f'secret "{name}"'
+            out.append((shown, value))
+            out += [(f"{shown}, as {form},", text) for form, text in encoded_forms(value)]
+    return tuple(out)
 
 
-def _search_step(step: LoweredStep, values: Mapping[str, bytes]) -> None:
+def encoded_forms(value: bytes) -> list[tuple[str, bytes]]:
+    """What a value looks like when it is encoded, as far as that does not depend on its place."""
+    found: dict[bytes, str] = {}
+    for shift in range(3):
+        # the first and the last character mix with what stands beside the value
+        text = base64.b64encode(bytes(shift) + value)
+        text = text[(0, 2, 3)[shift] : len(text) - 4 if text.endswith(b"=") else len(text)]
+        for form in (text, text.translate(_URL_SAFE)):
+            found.setdefault(form[:_LONGEST], "base64")
+    found.setdefault(value.hex().encode()[:_LONGEST], "hex")
+    found.setdefault(value.hex().upper().encode()[:_LONGEST], "hex")
+    found.setdefault(quote_from_bytes(value, safe="").encode(), "percent encoding")
+    text = json.dumps(value.decode("utf-8", "surrogateescape"))[1:-1].encode()
+    found.setdefault(text, "JSON")
+    return [
+        (form, item) for item, form in found.items() if item != value and len(item) >= _SHORTEST
+    ]
+
+
+def _search_step(step: LoweredStep, values: Needles) -> None:
     """The config after a step and its entry of the history. The step itself may show the value."""
     where = f"line {step.span.start.line}" if step.span else "a trigger of the base image"
     for key, value in container_to_json(step.config).items():
         name = _in_text(value, values)
         if name is not None:
             raise PybuildError(
-                f'the value of secret "{name}" is in the config of the image ({key}), by {where}',
+                f"the value of {name} is in the config of the image ({key}), by {where}",
                 hint=_HINT,
             )
     name = _in_text([entry.created_by for entry in step.history[-1:]], values)
     if name is not None:
         raise PybuildError(
-            f'the value of secret "{name}" is in the history of the image, by {where}', hint=_HINT
+            f"the value of {name} is in the history of the image, by {where}", hint=_HINT
         )
 
 
-def _search_labels(config: ImageConfig, values: Mapping[str, bytes]) -> None:
+def _search_labels(config: ImageConfig, values: Needles) -> None:
     """What options add to the config."""
     name = _in_text(dict(config.config.labels), values)
     if name is not None:
         raise PybuildError(
-            f'the value of secret "{name}" is in a label of the image, by --label', hint=_HINT
+            f"the value of {name} is in a label of the image, by --label", hint=_HINT
         )
 
 
-def _in_text(value: object, values: Mapping[str, bytes]) -> str | None:
+def _in_text(value: object, values: Needles) -> str | None:
     text = json.dumps(value, ensure_ascii=False)
-    for name, secret in values.items():
+    for name, secret in values:
         escaped = json.dumps(secret.decode("utf-8", "surrogateescape"), ensure_ascii=False)
         if escaped[1:-1] in text:
             return name
     return None
 
 
-def search_directory(folder: Path, values: Mapping[str, bytes]) -> tuple[str, str] | None:
+def search_directory(folder: Path, values: Needles) -> tuple[str, str] | None:
     """The first secret found below a directory, with the path of its file."""
     top = os.fsencode(folder)
     for real, directories, files in os.walk(top):
@@ -116,13 +149,13 @@ def search_directory(folder: Path, values: Mapping[str, bytes]) -> tuple[str, st
     return None
 
 
-def _in_entry(path: bytes, name: bytes, values: Mapping[str, bytes]) -> str | None:
+def _in_entry(path: bytes, name: bytes, values: Needles) -> str | None:
     if os.path.islink(path):
         return _in_bytes(name + b"\0" + os.readlink(path), values)
     found = _in_bytes(name, values)
     if found is not None or not os.path.isfile(path):
         return found
-    keep = max(len(value) for value in values.values()) - 1
+    keep = max(len(value) for _, value in values) - 1
     with open(path, "rb", buffering=0) as file:
         tail = b""
         while piece := file.read(_PIECE):
@@ -134,5 +167,5 @@ def _in_entry(path: bytes, name: bytes, values: Mapping[str, bytes]) -> str | No
     return None
 
 
-def _in_bytes(data: bytes, values: Mapping[str, bytes]) -> str | None:
-    return next((name for name, value in values.items() if value in data), None)
+def _in_bytes(data: bytes, values: Needles) -> str | None:
+    return next((name for name, value in values if value in data), None)

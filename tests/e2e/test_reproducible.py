@@ -123,6 +123,10 @@ def test_the_time_of_an_archive_can_be_the_epoch(
     [
         ("RUN --mount=type=secret,id=token cat /run/secrets/token > /leak", "in /leak"),
         ("RUN --mount=type=secret,id=token cp /run/secrets/token /a && rm /a && true", ""),
+        (
+            "RUN --mount=type=secret,id=token,env=T echo -n me:$T | base64 > /auth",
+            'secret "token", as base64, is in /auth',
+        ),
         ("ENV TOKEN=hunter2-hunter2", "config of the image (Env), by line 2"),
         ("RUN echo hunter2-hunter2 > /dev/null", "history of the image, by line 2"),
     ],
