@@ -235,15 +235,20 @@ def _shown(path: Path, request: BuildRequest, directory: Path) -> str:
 def _ignore_rules(
     request: BuildRequest, directory: Path, dockerfile: Path | None, *, remote: bool
 ) -> _Rules:
-    """One ignore file counts: the one asked for, the Dockerfile's own, the context's."""
+    """One ignore file counts: the one asked for, the Dockerfile's own, the context's.
+
+    Those that a context from elsewhere (an archive, a repository) brings do not, as with BuildKit:
+    what it holds was chosen where it was made.
+    """
     if request.ignorefile is not None:
         return _rules(Path(request.ignorefile), required=True)
-    inside = directory if remote else None
+    if remote:
+        return (), None
     if dockerfile is not None:
         own = dockerfile.with_name(dockerfile.name + ".dockerignore")
         if os.path.lexists(own):
-            return _rules(own, inside=inside)
-    return _rules(directory / ".dockerignore", inside=inside)
+            return _rules(own)
+    return _rules(directory / ".dockerignore")
 
 
 def directory_matcher(directory: Path) -> IgnoreMatcher | None:
@@ -251,10 +256,7 @@ def directory_matcher(directory: Path) -> IgnoreMatcher | None:
     return _rules(directory / ".dockerignore")[1]
 
 
-def _rules(path: Path, *, required: bool = False, inside: Path | None = None) -> _Rules:
-    """The patterns of an ignore file; `inside` a context from elsewhere it leads nowhere else."""
-    if inside is not None and not path.resolve().is_relative_to(inside.resolve()):
-        raise UsageError(f"the ignore file {path.name} leads out of the build context")
+def _rules(path: Path, *, required: bool = False) -> _Rules:
     if not path.is_file():
         if path.exists():
             raise UsageError(f"cannot read {path}: it is no regular file")
