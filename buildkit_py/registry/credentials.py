@@ -91,8 +91,9 @@ class CredentialStore:
         """Remove what `save` wrote. False when there was nothing."""
         raw = _read_json(self.docker_config) or {}
         helper, found = _helper_of(raw, domain), False
-        if helper:
-            found = self._run_helper(helper, "erase", _auth_key(domain)) is not None
+        if helper:  # many erase what they do not have without a word
+            found = self._from_helper(helper, domain) is not None
+            self._run_helper(helper, "erase", _auth_key(domain))
         auths = raw.get("auths")
         for key in list(auths) if isinstance(auths, dict) else []:
             if _names(key, domain):

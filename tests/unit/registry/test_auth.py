@@ -175,6 +175,24 @@ def test_credential_helper_is_asked_for_its_registry(tmp_path: Path) -> None:
     assert store.find("other.example") is None
 
 
+def test_a_helper_keeps_what_a_login_gives_and_a_logout_takes(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    script = f"""case $1 in
+store) cat >{kept} ;;
+get) cat {kept} 2>/dev/null || {{ echo credentials not found in native keychain; exit 1; }} ;;
+erase) rm -f {kept} ;;
+esac"""
+    environment = docker_config(tmp_path, {"credsStore": "fake"}) | helper(tmp_path, script)
+    store = CredentialStore(environment)
+    credential = Credential(username="me", password="secret")
+    store.save("reg.example", credential)
+    assert store.find("reg.example") == credential
+    assert "secret" not in Path(store.docker_config).read_text()
+    assert store.forget("reg.example")
+    assert not kept.exists()
+    assert not store.forget("reg.example")
+
+
 def test_unknown_helper_is_one_clear_error(tmp_path: Path) -> None:
     environment = docker_config(tmp_path, {"credsStore": "missing"})
     with pytest.raises(RegistryError, match="docker-credential-missing"):
