@@ -133,13 +133,12 @@ def _push_one(
 ) -> None:
     from buildkit_py.cli.transfers import LayerLines
     from buildkit_py.exporters.stored import StoredPush, push_stored
-    from buildkit_py.layers.compression import Compression
     from buildkit_py.store.layer import Variant
 
     lines = LayerLines(sys.stdout, terminal=sys.stdout.isatty(), quiet=args.quiet)
     variant = Variant(
         compression=args.compression,
-        level=Compression(kind=args.compression, level=args.compression_level).level,
+        level=_level(args),
         force=args.force_compression,
     )
     job = StoredPush(store=store, client=client, progress=lines, variant=variant)
@@ -149,6 +148,14 @@ def _push_one(
         print(name)
     else:
         print(f"{name.tag}: digest: {pushed.digest} size: {pushed.size}")
+
+
+def _level(args: argparse.Namespace) -> int | None:
+    if args.compression_level is None:
+        return None
+    from buildkit_py.layers.compression import Compression
+
+    return Compression(kind=args.compression, level=args.compression_level).level
 
 
 def _tags_of(store: Store, name: Reference) -> list[Reference]:

@@ -15,10 +15,10 @@ from buildkit_py.errors import (
     PybuildError,
     SolveError,
 )
-from buildkit_py.source import Span, excerpt
 
 if TYPE_CHECKING:
     from buildkit_py.progress.events import BuildWarning
+    from buildkit_py.source import Span
 
 _RULE = "-" * 6
 
@@ -30,7 +30,7 @@ def render_error(error: BaseException) -> str:
         parts.extend(_problem(problem) for problem in error.problems)
     elif isinstance(error, PybuildError):
         parts.extend(_log_tail(error))
-        shown = excerpt(_same_source(error.spans), caret=not isinstance(error, ExecError))
+        shown = _excerpt(error.spans, caret=not isinstance(error, ExecError))
         if shown:
             parts.append(shown)
         hint = _hint(error)
@@ -87,10 +87,16 @@ def _one_line(text: str) -> str:
 
 
 def _problem(problem: DockerfileError | PlanError) -> str:
-    parts = [excerpt(_same_source(problem.spans))] if problem.spans else []
+    parts = [_excerpt(problem.spans)] if problem.spans else []
     parts.append(f"error: {_one_line(problem.message)}")
     hint = _hint(problem)
     return "\n".join([*parts, hint, ""] if hint else [*parts, ""])
+
+
+def _excerpt(spans: tuple[Span, ...], *, caret: bool = True) -> str:
+    from buildkit_py.source import excerpt
+
+    return excerpt(_same_source(spans), caret=caret)
 
 
 def _same_source(spans: tuple[Span, ...]) -> tuple[Span, ...]:

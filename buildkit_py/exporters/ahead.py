@@ -61,7 +61,8 @@ def early_work(
 def _sender(
     spec: OutputSpec, store: Store, request: ExportRequest, options: ImageOptions
 ) -> Early:
-    from buildkit_py.exporters.registry import open_target, push_layers  # noqa: PLC0415
+    from buildkit_py.exporters.registry import open_target  # noqa: PLC0415
+    from buildkit_py.exporters.sending import push_layers  # noqa: PLC0415
 
     client = open_target(spec, request, options)
     repositories = list(

@@ -6,7 +6,6 @@ its repositories is mounted from there, without being fetched.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,20 +13,18 @@ from buildkit_py.errors import UsageError
 from buildkit_py.exporters.assembly import Assembly, assemble_images
 from buildkit_py.exporters.attributes import flag, image_options
 from buildkit_py.exporters.base import ExportRequest, ExportResult
-from buildkit_py.oci.descriptor import Descriptor, MediaType
-from buildkit_py.oci.manifest import parse_manifest
-from buildkit_py.oci.reference import Reference, parse_reference
+from buildkit_py.exporters.sending import note_pushed, push_document, push_layers
+from buildkit_py.oci.descriptor import MediaType
+from buildkit_py.oci.reference import Reference
 
 if TYPE_CHECKING:
     from buildkit_py.exporters import OutputSpec
     from buildkit_py.exporters.attributes import ImageOptions
     from buildkit_py.exporters.base import Report
     from buildkit_py.registry.client import RegistryClient
-    from buildkit_py.registry.transfer import Progress, PushBlob, TransferStatus
+    from buildkit_py.registry.transfer import Progress, TransferStatus
     from buildkit_py.store import Store
-    from buildkit_py.store.layer import LayerBlob, Variant
 
-_PIECE = 1 << 20
 _DOCUMENTS = MediaType.MANIFESTS | MediaType.INDEXES
 
 
@@ -101,82 +98,6 @@ def open_target(spec: OutputSpec, request: ExportRequest, options: ImageOptions)
     if flag(spec.attributes, "registry.insecure"):
         insecure += [name.domain for name in options.names]
     return open_client(request.environment, insecure=insecure)
-
-
-def push_document(
-    client: RegistryClient, place: Reference, data: bytes, descriptor: Descriptor
-) -> None:
-    """Send a manifest or an index."""
-    from buildkit_py.registry import transfer  # noqa: PLC0415
-
-    transfer.push_document(client, place, data, parse_manifest(data, descriptor.media_type))
-
-
-def note_pushed(
-    store: Store, repository: Reference, documents: Sequence[Descriptor], config: Descriptor
-) -> None:
-    """Remember under which digests the registry now has an image of ours."""
-    if store.images.candidates(config.digest):
-        for document in documents:
-            store.images.note_digest(replace(repository, digest=document.digest), config.digest)
-
-
-def push_layers(
-    client: RegistryClient,
-    store: Store,
-    repositories: Sequence[Reference],
-    snapshots: Sequence[int],
-    variant: Variant,
-    progress: Progress,
-) -> None:
-    """Send the top layers of snapshots to repositories; the later ones mount from the first."""
-    from buildkit_py.registry.transfer import push_blobs  # noqa: PLC0415
-
-    sent: dict[str, str] = {}
-    for repository in repositories:
-        neighbours = (sent[repository.domain],) if repository.domain in sent else ()
-        jobs = [
-            _preparer(store, snapshot, variant, repository, neighbours) for snapshot in snapshots
-        ]
-        push_blobs(client, repository, jobs, progress)
-        sent.setdefault(repository.domain, repository.path)
-
-
-def _preparer(
-    store: Store,
-    snapshot: int,
-    variant: Variant,
-    repository: Reference,
-    neighbours: tuple[str, ...],
-) -> Callable[[], PushBlob]:
-    def prepare() -> PushBlob:
-        from buildkit_py.registry.transfer import PushBlob  # noqa: PLC0415
-
-        blob = store.snapshots.layer(snapshot, variant)
-
-        def open_at(offset: int) -> Iterator[bytes]:
-            store.snapshots.ensure_blob(snapshot, blob)
-            with store.content.open(blob.descriptor.digest) as stream:
-                stream.seek(offset)
-                while data := stream.read(_PIECE):
-                    yield data
-
-        return PushBlob(
-            descriptor=blob.descriptor,
-            open_at=open_at,
-            mount_from=(*neighbours, *_origin(blob, repository)),
-        )
-
-    return prepare
-
-
-def _origin(blob: LayerBlob, repository: Reference) -> tuple[str, ...]:
-    """The path of the repository that a layer was pulled from, if the registry is the same."""
-    if not blob.origin or "://" in blob.origin:
-        return ()
-    origin = parse_reference(blob.origin, default_tag=None)
-    same = origin.domain == repository.domain and origin.path != repository.path
-    return (origin.path,) if same else ()
 
 
 def _progress(report: Report) -> Progress:

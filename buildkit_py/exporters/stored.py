@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from buildkit_py.digest import sha256
 from buildkit_py.errors import ContentError, NoSuchImage, UsageError
-from buildkit_py.exporters.registry import note_pushed, push_document, push_layers
+from buildkit_py.exporters.sending import note_pushed, push_document, push_layers
 from buildkit_py.oci.assemble import AssembledIndex, assemble_index, convert_layer, go_json
 from buildkit_py.oci.descriptor import Descriptor, MediaType
 from buildkit_py.oci.manifest import Manifest, manifest_to_json, parse_manifest
