@@ -60,7 +60,6 @@ _FLAGS = (
     _Option("--explain", "", "Say for each step that was not cached why"),
     _Option("--load", "", "Shorthand for --output=type=docker"),
     _Option("--no-cache", "", "Do not use the cache"),
-    _Option("--normalize-modes", "", "Key and copy files as git sees them (0644/0755)"),
     _Option("--pull", "", "Always look for a newer version of the base images"),
     _Option("--push", "", "Shorthand for --output=type=registry"),
     _Option("-q --quiet", "", "Print nothing but the image ID"),
@@ -114,7 +113,15 @@ def configure(parser: CommandParser) -> None:
 def _configure_values(parser: CommandParser) -> None:
     """The options whose values are checked or optional."""
     parser.add_argument(
-        "--cache-ttl", type=seconds, default=0.0, metavar="duration", help="Oldest usable cache"
+        "--cache-ttl",
+        type=seconds,
+        metavar="duration",
+        help="Oldest usable cache (0: none, as --no-cache)",
+    )
+    parser.flag(
+        "--normalize-modes",
+        default=None,
+        help="Key and copy files as git sees them (0644/0755); default: as pybuild.toml says",
     )
     parser.add_argument(
         "--check",

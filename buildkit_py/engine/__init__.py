@@ -109,7 +109,9 @@ class Engine:
         `on_event` is told what happens; setting `cancelled` ends the build from another thread.
         With `recall` the command line finds the build again by that key, without an engine.
         """
-        asked = make_request(request, options)
+        from buildkit_py.engine.defaults import settled  # noqa: PLC0415
+
+        asked = settled(make_request(request, options), self.environment)
         if not self._in_process:
             from buildkit_py.engine.remote import RemoteBuild, build_in_child  # noqa: PLC0415
 

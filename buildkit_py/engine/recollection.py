@@ -23,6 +23,7 @@ from buildkit_py.oci.reference import parse_reference
 from buildkit_py.progress.events import BuildCompleted, BuildStarted, BuildWarning, Event
 from buildkit_py.recall.lookup import bases
 from buildkit_py.recall.record import RecallKey, build_data, event_log, save, shown_texts
+from buildkit_py.registry.config import config_paths
 from buildkit_py.solver.solution import Origin
 
 if TYPE_CHECKING:
@@ -146,6 +147,8 @@ def _files(build: Finished) -> list[tuple[bytes, bytes | None]] | None:
         if name != "context":
             path = Path(os.fsdecode(context.tree.directory)) / ".dockerignore"
             found[path] = content_if_file(path)
+    for name in config_paths(build.shop.env.environment):
+        found[Path(name)] = content_if_file(Path(name))
     return [(os.fsencode(path), content) for path, content in found.items()]
 
 

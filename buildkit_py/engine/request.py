@@ -68,7 +68,7 @@ class BuildRequest:
     jobs: int = 0
     timeout: float = 0.0
     step_timeout: float = 0.0
-    normalize_modes: bool = False
+    normalize_modes: bool | None = None  # None: as `pybuild.toml` says
     verify_reproducible: bool = False
     timestamps: str = "settle"
     scan_secrets: bool = True
@@ -138,7 +138,7 @@ class BuildOptions(TypedDict, total=False):
     jobs: int
     timeout: float
     step_timeout: float
-    normalize_modes: bool
+    normalize_modes: bool | None
     verify_reproducible: bool
     timestamps: str
     scan_secrets: bool

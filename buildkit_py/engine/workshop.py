@@ -168,7 +168,7 @@ class Workshop:
                 directory,
                 matcher,
                 cache=self.env.store.paths.root / "contexts",
-                normalize_modes=self.request.normalize_modes,
+                normalize_modes=bool(self.request.normalize_modes),
             )
 
     def _context_tree(self, name: str) -> Tree:

@@ -9,7 +9,9 @@ from buildkit_py.version import __version__
 
 _FORMAT = "1"
 _PREFIXES = ("BUILDKIT_", "BUILDX_", "DOCKER_", "PYBUILD_")
-_NAMES = frozenset(("COLORTERM", "HOME", "NO_COLOR", "SOURCE_DATE_EPOCH", "TERM"))
+_NAMES = frozenset(
+    ("COLORTERM", "HOME", "NO_COLOR", "SOURCE_DATE_EPOCH", "TERM", "XDG_CONFIG_HOME")
+)
 
 
 def command_key(words: Sequence[str], root: str, environment: Mapping[str, str]) -> bytes:

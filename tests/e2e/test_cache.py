@@ -85,6 +85,49 @@ def test_a_changed_mode_misses_unless_modes_are_normalized(busybox: Pybuild, app
     assert ran(build(busybox, app, "--normalize-modes")) == set()
 
 
+def test_normalized_modes_may_be_the_default_of_a_configuration(
+    busybox: Pybuild, app: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "pybuild.toml"
+    busybox.environment["PYBUILD_CONFIG"] = str(config)
+    (app / "src" / "a").chmod(0o640)
+    assert COPY in ran(build(busybox, app))
+    config.write_text("[build]\nnormalize-modes = true\n")  # a recorded build is no answer now
+    assert COPY in ran(build(busybox, app))
+    (app / "src" / "a").chmod(0o604)
+    assert ran(build(busybox, app)) == set()
+    assert COPY in ran(build(busybox, app, "--normalize-modes=false"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[build]\nnormalise = true\n", "pybuild.toml: unknown key build.normalise"),
+        ("[build]\nnormalize-modes = 1\n", "normalize-modes is neither true nor false"),
+        ("build = 1\n", "pybuild.toml: build is not a table"),
+        ("[build\n", "pybuild.toml: "),
+    ],
+)
+def test_a_malformed_configuration_is_one_clear_error(
+    busybox: Pybuild, app: Path, tmp_path: Path, text: str, said: str
+) -> None:
+    config = tmp_path / "pybuild.toml"
+    config.write_text(text)
+    done = busybox("build", app, status=2, environment={"PYBUILD_CONFIG": str(config)})
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_time_to_live_of_nothing_is_no_cache(busybox: Pybuild, app: Path) -> None:
+    build(busybox, app)
+    assert ran(build(busybox, app, "--cache-ttl=1h")) == set()
+    assert ran(build(busybox, app, "--cache-ttl=0")) == {COPY, FROM_TOOLS, CAT, TOOL}
+
+
+def test_a_negative_number_of_jobs_is_refused(busybox: Pybuild, app: Path) -> None:
+    assert "invalid number of jobs -1" in busybox("build", "--jobs=-1", app, status=2).stderr
+
+
 def test_a_stage_that_gives_the_same_file_again_is_a_hit_above(
     busybox: Pybuild, app: Path
 ) -> None:
