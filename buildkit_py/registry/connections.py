@@ -10,7 +10,7 @@ import socket
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from buildkit_py.registry.tls import tls_context
 
@@ -36,7 +36,8 @@ def make_manager(
     user = urlsplit(proxy)
     headers = None
     if user.username:
-        headers = urllib3.make_headers(proxy_basic_auth=f"{user.username}:{user.password or ''}")
+        secret = f"{unquote(user.username)}:{unquote(user.password or '')}"
+        headers = urllib3.make_headers(proxy_basic_auth=secret)
         proxy = proxy.replace(user.netloc, user.netloc.rpartition("@")[2], 1)
     return _bounded(urllib3.ProxyManager(proxy, proxy_headers=headers, **pool), longest)
 

@@ -249,9 +249,9 @@ class Transport:
         except exceptions.SSLError as error:
             raise _tls_failed(_host(request.url), _reason(error)) from error
         except exceptions.NewConnectionError as error:  # of NameResolutionError too
-            raise Unreachable(f"{_host(request.url)}: {_reason(error)}") from error
+            raise Unreachable(f"{self._way(request.url)}: {_reason(error)}") from error
         except (exceptions.HTTPError, OSError) as error:
-            raise ConnectionFailed(f"{_host(request.url)}: {_reason(error)}") from error
+            raise ConnectionFailed(f"{self._way(request.url)}: {_reason(error)}") from error
         except (ValueError, UnicodeError) as error:
             raise RegistryError(f"cannot request {_shown(request.url)}: {error}") from error
         return Response(raw, request.url)
@@ -265,6 +265,11 @@ class Transport:
             if total <= 0:
                 raise TimedOut(f"{_host(request.url)}: no time is left")
         return Timeout(connect=config.connect_timeout, read=config.read_timeout, total=total)
+
+    def _way(self, url: str) -> str:
+        """The host, and the proxy in between, as messages name them."""
+        proxy = proxy_for(url, self._environment)
+        return _host(url) + (f" through the proxy {_host(proxy)}" if proxy else "")
 
     def _manager(self, url: str) -> urllib3.PoolManager:
         parts = urlsplit(url)

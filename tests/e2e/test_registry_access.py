@@ -5,10 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import os
+import socket
+import socketserver
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from tarfile import TarFile, TarInfo
@@ -17,7 +21,15 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from tests.conftest import Pybuild
-from tests.registries import Answer, Asked, RealRegistry, ScriptedServer, real_registry
+from tests.registries import (
+    Answer,
+    Asked,
+    RealRegistry,
+    ScriptedServer,
+    fake_image,
+    real_registry,
+    serve_image,
+)
 
 pytestmark = pytest.mark.requires("docker-registry", "openssl")
 
@@ -207,3 +219,75 @@ def test_tokens_open_what_their_user_may_do(
     users = {user for user, _ in tokens.asked}
     assert users == {"", "anna"}
     assert ("anna", ("repository:anna/app:pull,push",)) in tokens.asked
+
+
+# ------------------------------------------------------------------ proxies
+def test_a_proxy_stands_between_and_gets_its_own_credentials(pybuild: Pybuild) -> None:
+    serve = serve_image(fake_image())
+    words: list[str] = []
+
+    def proxy(asked: Asked) -> Answer:
+        assert asked.path.startswith("http://registry.example:5000/v2/")
+        words.append(asked.headers.get("proxy-authorization", ""))
+        return serve(replace(asked, path=asked.path.removeprefix("http://registry.example:5000")))
+
+    settings(pybuild, '[registry."registry.example:5000"]\nhttp = true\n')
+    name = "registry.example:5000/app:1"
+    with ScriptedServer(proxy) as server:
+        pybuild.environment["HTTP_PROXY"] = f"http://us%40er:p%3Aw@{server.host}"
+        pybuild("pull", name)
+        host = server.host
+    assert {base64.b64decode(text.removeprefix("Basic ")) for text in words} == {b"us@er:p:w"}
+    failed = pybuild("pull", "--platform", "linux/s390x", "registry.example:5000/b", status=1)
+    assert f"registry.example:5000 through the proxy {host}: connection refused" in failed.stderr
+    assert "p%3Aw" not in failed.stderr
+
+
+class Tunnel(socketserver.StreamRequestHandler):
+    """CONNECT, and then bytes in both directions."""
+
+    def handle(self) -> None:
+        asked = self.rfile.readline()
+        while self.rfile.readline().strip():
+            pass
+        assert isinstance(self.server, TunnelServer)
+        self.server.asked.append(asked)
+        place = ("127.0.0.1", int(asked.split()[1].rpartition(b":")[2]))
+        with socket.create_connection(place) as there:
+            self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
+            back = threading.Thread(target=_pump, args=(there, self.connection))
+            back.start()
+            _pump(self.connection, there)
+            back.join()
+
+
+class TunnelServer(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Tunnel)
+        self.asked: list[bytes] = []
+
+
+def _pump(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(1 << 16):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+
+
+def test_https_goes_through_the_tunnel_of_a_proxy(
+    pybuild: Pybuild, guarded: RealRegistry, certificates: Certificates
+) -> None:
+    name = f"127.1:{guarded.port}/app:1"
+    imported(pybuild, name)
+    authority = f'ca = ["{certificates.path("ca.pem")}"]\nkeypair = [{certificates.pair}]\n'
+    settings(pybuild, f'[registry."127.1:{guarded.port}"]\n{authority}')
+    with TunnelServer() as proxy:
+        serving = threading.Thread(target=proxy.serve_forever, args=(0.02,))
+        serving.start()
+        pybuild.environment["HTTPS_PROXY"] = f"http://127.0.0.1:{proxy.server_address[1]}"
+        pybuild("push", name)
+        proxy.shutdown()
+        serving.join()
+    assert proxy.asked[0].startswith(f"CONNECT 127.1:{guarded.port} ".encode())
