@@ -8,7 +8,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from buildkit_py.cli.options import byte_count, seconds, state_root
@@ -204,8 +204,11 @@ def run_prune(args: Namespace) -> int:
     from buildkit_py.store.prune import Policy, prune
 
     now = time.time()
-    of_images = [text for text in args.filter if text.startswith(("label", "until"))]
-    of_records = [text for text in args.filter if not text.startswith("label")]
+    # `until` is about both; what only images have, or only records, leaves the others alone
+    labels = [text for text in args.filter if text.startswith("label")]
+    others = [text for text in args.filter if not text.startswith(("label", "until"))]
+    of_images = [text for text in args.filter if text not in others]
+    of_records = [text for text in args.filter if text not in labels]
     policy = Policy(
         pick=record_filter(of_records, now),
         keep_duration=args.keep_duration,
@@ -216,7 +219,9 @@ def run_prune(args: Namespace) -> int:
     if not args.force and not _confirmed(all_images=args.all):
         return 0
     with open_store(state_root(args)) as store:
-        lines = _prune_images(store, of_images, everything=args.all)
+        lines = [] if others else _prune_images(store, of_images, everything=args.all)
+        if labels and not others:
+            policy = replace(policy, pick=lambda _: False)  # only what images leave behind
         pruned = prune(store, policy)
     for line in lines:
         print(line)

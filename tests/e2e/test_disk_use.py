@@ -59,6 +59,20 @@ def test_prune_takes_what_was_chosen_and_never_an_image(built: Pybuild) -> None:
     assert "Store is sound" in built("system", "check").stdout
 
 
+def test_a_filter_of_records_leaves_images_and_one_of_images_leaves_records(
+    built: Pybuild, context: Callable[..., Path]
+) -> None:
+    built("build", context("FROM busybox\nLABEL a=b\nRUN echo > /nameless\n"))
+    images = built("images", "-a", "-q").stdout
+    built("prune", "-f", "-a", "--filter=type=exec.cachemount")
+    assert built("images", "-a", "-q").stdout == images
+    cached = {record["ID"] for record in records(built, "private")}
+    assert cached
+    assert "Deleted: " in built("prune", "-f", "--filter=label=a=b").stdout
+    assert built("images", "-a", "-q").stdout != images
+    assert cached <= {record["ID"] for record in records(built, "private")}
+
+
 def test_a_build_collects_garbage_and_leaves_what_is_below_the_caps(
     built: Pybuild, context: Callable[..., Path]
 ) -> None:
