@@ -169,7 +169,7 @@ class _Lowering:
         config = _inherited(image.config, platform)
         builder = self._builder(stage, config, platform, settled=settled)
         builder.author = image.author
-        builder.history = list(image.history)
+        builder.take_history(image.history)
         return _Built(
             builder=builder, image=image, base_history=len(image.history), settled=settled
         )
@@ -185,7 +185,7 @@ class _Lowering:
         )
         builder.args = dict(before.args)
         builder.author = before.author
-        builder.history = list(before.history)
+        builder.history, builder.trail = list(before.history), before.trail
         builder.root = as_root(before.root, self._settled(None))
         return _Built(
             builder=builder,

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from buildkit_py.digest import digest_of
 from buildkit_py.graph import ContextOp, CopyFiles, ExecOp, FileOp, Op, Vertex, VertexOptions
 from buildkit_py.oci.config import DEFAULT_PATH, ContainerConfig, History, rfc3339
 from buildkit_py.platforms import Platform
@@ -26,14 +27,19 @@ BUILDER_ARGS = frozenset({"BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAG
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoweredStep:
-    """One instruction as lowered: what displays and step records need."""
+    """One instruction as lowered: what displays and step records need.
+
+    `trail` stands for the history up to here, so that a step holds no copy of it; `entry` is the
+    last of that.
+    """
 
     text: str
     span: Span | None
     vertex: Vertex | None  # None for metadata
     root: Vertex | None  # the stage's file system after the step
     config: ContainerConfig
-    history: tuple[History, ...]
+    trail: str
+    entry: History | None
     stage: str
     triggers: int = 0
 
@@ -90,6 +96,7 @@ class StageBuilder:
     config: ContainerConfig
     author: str = ""
     history: list[History] = field(default_factory=list)
+    trail: str = ""  # a digest of `history`
     steps: list[LoweredStep] = field(default_factory=list)
     env: dict[str, str] = field(default_factory=dict)
     args: dict[str, str | None] = field(default_factory=dict)
@@ -194,14 +201,19 @@ class StageBuilder:
 
     def _remember(self, created_by: str, *, empty: bool) -> None:
         epoch = self.inputs.epoch if self.inputs.settled is None else self.inputs.settled
-        self.history.append(
-            History(
-                created=None if epoch is None else rfc3339(epoch),
-                created_by=created_by,
-                comment=HISTORY_COMMENT,
-                empty_layer=empty,
-            )
+        entry = History(
+            created=None if epoch is None else rfc3339(epoch),
+            created_by=created_by,
+            comment=HISTORY_COMMENT,
+            empty_layer=empty,
         )
+        self.take_history((entry,))
+
+    def take_history(self, entries: Iterable[History]) -> None:
+        """Append entries, of the base or of an instruction."""
+        for entry in entries:
+            self.history.append(entry)
+            self.trail = digest_of([self.trail, entry.created_by, entry.empty_layer])
 
     def end_step(
         self, text: str, span: Span | None, *, triggers: int = 0, vertex: Vertex | None = None
@@ -217,7 +229,8 @@ class StageBuilder:
                 vertex=vertex or (None if triggers else self._last),
                 root=self.root,
                 config=self.config,
-                history=tuple(self.history),
+                trail=self.trail,
+                entry=self.history[-1] if self.history else None,
                 stage=self.inputs.name,
                 triggers=triggers,
             )

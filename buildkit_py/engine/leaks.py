@@ -111,7 +111,7 @@ def _search_step(step: LoweredStep, values: Needles) -> None:
                 f"the value of {name} is in the config of the image ({key}), by {where}",
                 hint=_HINT,
             )
-    name = _in_text([entry.created_by for entry in step.history[-1:]], values)
+    name = _in_text([step.entry.created_by] if step.entry else [], values)
     if name is not None:
         raise PybuildError(
             f"the value of {name} is in the history of the image, by {where}", hint=_HINT

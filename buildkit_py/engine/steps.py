@@ -164,7 +164,7 @@ class StepTracker:
             return hex_of(step.vertex.op.digest)
         identity = {
             "config": container_to_json(step.config),
-            "history": [[entry.created_by, entry.empty_layer] for entry in step.history],
+            "history": step.trail,
             "snapshot": outcome.snapshot,
         }
         return hex_of(digest_of(identity))

@@ -39,7 +39,7 @@ def empty_continuation(subject: Subject) -> Iterator[Problem]:
 )
 def consistent_casing(subject: Subject) -> Iterator[Problem]:
     """A keyword in another casing than most of the file's."""
-    items = [item for item in _all_instructions(subject) if not _is_global_arg(subject, item)]
+    items = list(_instructions_of_stages(subject))
     lower = sum(item.written_keyword.islower() for item in items)
     upper = sum(item.written_keyword.isupper() for item in items)
     casing = "lowercase" if lower > upper else "uppercase"
@@ -172,10 +172,10 @@ def place(stage: StageView, item: Instruction) -> Instruction:
 
 def _all_instructions(subject: Subject) -> Iterator[Instruction]:
     yield from subject.dockerfile.global_args
+    yield from _instructions_of_stages(subject)
+
+
+def _instructions_of_stages(subject: Subject) -> Iterator[Instruction]:
     for stage in subject.dockerfile.stages:
         yield stage.from_
         yield from stage.instructions
-
-
-def _is_global_arg(subject: Subject, item: Instruction) -> bool:
-    return any(item is arg for arg in subject.dockerfile.global_args)

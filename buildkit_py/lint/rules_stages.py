@@ -105,14 +105,14 @@ def invalid_default(subject: Subject) -> Iterator[Problem]:
         )
     except PybuildError:
         return  # the plan fails with the same error
+    names = {stage.name for stage in subject.dockerfile.stages}
     for stage in subject.dockerfile.stages:
         result = _expand(stage.from_.image, scope, subject)
         if result is None:
             return
         try:
-            parse_reference(
-                result.text.lower() if _is_stage(subject, result.text) else result.text
-            )
+            lower = result.text.lower()
+            parse_reference(lower if lower in names else result.text)
         except UsageError:
             yield Problem(
                 message=f"Default value for ARG {stage.from_.image} results in empty or invalid"
@@ -193,7 +193,3 @@ def _expand(text: str, scope: GlobalScope, subject: Subject) -> Expansion | None
         return expand(text, scope.values, escape=subject.escape)
     except ExpansionError:
         return None
-
-
-def _is_stage(subject: Subject, text: str) -> bool:
-    return any(stage.name == text.lower() for stage in subject.dockerfile.stages)

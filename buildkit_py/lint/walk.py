@@ -24,7 +24,8 @@ _BARE = ContainerConfig(env=(f"PATH={DEFAULT_PATH}",))
 class WalkedStep:
     """An instruction as written and as expanded (None: it does not expand).
 
-    `unset` names the variables that it uses and nothing declares; `known` those that have a value.
+    `unset` names the variables that it uses and nothing declares; then `known` names those that
+    have a value.
     `at` is where to tell of it: the FROM, for a trigger of the base image.
     """
 
@@ -58,23 +59,30 @@ def _step(
     stage: StageView, item: Instruction, at: Instruction, variables: StageScope
 ) -> WalkedStep:
     expander = variables.expander()
-    known = tuple(variables.env)
     expanded: Instruction | None = None
     unset = expander.unset
+    known: tuple[str, ...] = ()
     try:
         expanded = item if isinstance(item, Arg) else item.expand(expander)
+        if expander.unset or _asks(item):
+            known = tuple(variables.env)
         unset = expander.unset | variables.apply(item).unset
     except ExpansionError:
-        expanded = None
+        expanded, known = None, tuple(variables.env)
     return WalkedStep(
         stage=stage,
         written=item,
         expanded=expanded,
         at=at,
-        unset=frozenset(unset - variables.args.keys()),
+        unset=frozenset(name for name in unset if name not in variables.args),
         known=known,
         base_known=variables.base_known,
     )
+
+
+def _asks(item: Instruction) -> bool:
+    """Whether a default of an ARG uses variables; those are looked up while it is declared."""
+    return isinstance(item, Arg) and any("$" in (entry.default or "") for entry in item.items)
 
 
 def _first_scope(

@@ -358,3 +358,10 @@ def test_no_cache_marks_the_vertices_of_its_stages() -> None:
     flags = {v.options.instruction: v.options.no_cache for v in image.graph.vertices.values()}
     assert flags["RUN x"] is True
     assert flags["RUN y"] is False
+
+
+def test_a_step_holds_its_entry_and_a_digest_of_the_history_before() -> None:
+    one = lowered("FROM scratch\nENV a=1\nENV b=2\n").steps
+    other = lowered("FROM scratch\nENV a=2\nENV b=2\n").steps
+    assert [step.entry.created_by for step in one[1:] if step.entry] == ["ENV a=1", "ENV b=2"]
+    assert len({step.trail for step in (*one, *other)}) == 5  # the two FROMs are alike
