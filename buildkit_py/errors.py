@@ -20,6 +20,11 @@ _CONTROLS = {
 }
 
 
+def printable(text: str) -> str:
+    r"""Text whose control characters are shown as `\x1b`; tabs and ends of lines stay."""
+    return text.translate(_CONTROLS)
+
+
 class PybuildError(Exception):
     """Anything that this package refuses or fails at.
 
@@ -27,8 +32,8 @@ class PybuildError(Exception):
     """
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        message = message.translate(_CONTROLS)
-        hint = None if hint is None else hint.translate(_CONTROLS)
+        message = printable(message)
+        hint = None if hint is None else printable(hint)
         super().__init__(message)
         self.message = message
         self.hint = hint

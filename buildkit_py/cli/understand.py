@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from buildkit_py.cli.options import state_root
-from buildkit_py.errors import NoSuchImage
+from buildkit_py.errors import NoSuchImage, printable
 
 if TYPE_CHECKING:
     from buildkit_py.cli.options import CommandParser
@@ -53,7 +53,7 @@ def _section(title: str, changes: Iterable[Change]) -> bool:
     if lines:
         print(f"{title}:")
         for line in lines:
-            print(f"  {line}".encode("utf-8", "replace").decode())
+            print(f"  {printable(line)}".encode("utf-8", "replace").decode())
     return bool(lines)
 
 
@@ -62,13 +62,13 @@ def _package_changes(store: Store, images: list[StoredImage]) -> list[Change]:
     from buildkit_py.inspection.packages import find_packages
     from buildkit_py.layers.tree import MergedTree
 
-    old, new = (
-        {
-            (item.kind, item.name, item.architecture): item.version
-            for item in find_packages(MergedTree(store.snapshots.directories(image.snapshot)))
-        }
-        for image in images
-    )
+    found: list[dict[tuple[str, str, str], str]] = []
+    for image in images:
+        versions: dict[tuple[str, str, str], list[str]] = {}
+        for item in find_packages(MergedTree(store.snapshots.directories(image.snapshot))):
+            versions.setdefault((item.kind, item.name, item.architecture), []).append(item.version)
+        found.append({key: ", ".join(sorted(value)) for key, value in versions.items()})
+    old, new = found
     out = []
     for key in sorted(old.keys() | new.keys()):
         name = f"{key[0]} {key[1]}"
@@ -94,12 +94,18 @@ def run_blame(args: Namespace) -> int:
     """Print the instructions that wrote or deleted a file, oldest first."""
     from buildkit_py.cli.render import human_size
     from buildkit_py.inspection.waste import touches
+    from buildkit_py.layers.tree import MergedTree
     from buildkit_py.store import open_store
 
     path = os.path.normpath("/" + args.path).strip("/")
     with open_store(state_root(args)) as store:
         image = store.images.get(args.image)
-        found = list(touches(_layers(store, image), os.fsencode(path)))
+        layers = _layers(store, image)
+        found = list(touches(layers, os.fsencode(path)))
+        if not found:  # a link on the way, as /bin is one to usr/bin
+            tree = MergedTree(store.snapshots.directories(image.snapshot))
+            real = tree.resolve("/" + path, follow=False).strip(b"/")
+            found = list(touches(layers, real))
     if not found:
         raise NoSuchImage(f"no layer of {args.image} has /{path}")
     for touch in found:
@@ -133,7 +139,7 @@ def run_waste(args: Namespace) -> int:
     for item in found[: args.lines]:
         verb = "deleted" if item.deleted else "overwritten"
         step = _short(layers[item.by].created_by)
-        print(f"{human_size(item.size):>10}  /{os.fsdecode(item.path)}  {verb} by {step}")
+        print(f"{human_size(item.size):>10}  /{_name(item.path)}  {verb} by {step}")
     print(f"{human_size(lost)} of {human_size(total)} wasted in {len(found)} files; ", end="")
     print(f"efficiency {share:.1f} %")
     return 0
@@ -149,7 +155,7 @@ def print_size_tree(store: Store, image: StoredImage, depth: int = 2) -> None:
         print(f"{human_size(sizes.get(b'/', 0)):>10}  {_short(layer.created_by)}")
         below = sorted(((-size, path) for path, size in sizes.items() if path != b"/" and size))
         for size, path in below[:10]:
-            print(f"{human_size(-size):>10}    {os.fsdecode(path)}")
+            print(f"{human_size(-size):>10}    {_name(path)}")
 
 
 def print_steps(store: Store, image: StoredImage) -> None:
@@ -176,6 +182,11 @@ def _layers(store: Store, image: StoredImage) -> list[LayerContent]:
     return image_layers(store, image.config, image.snapshot)
 
 
+def _name(path: bytes) -> str:
+    """A file's name as it can be printed."""
+    return printable(path.decode("utf-8", "replace"))
+
+
 def _short(text: str) -> str:
-    text = text.replace("\t", " ").replace("\n", " ")
+    text = printable(text.replace("\t", " ").replace("\n", " "))
     return text if len(text) <= _WIDTH else text[: _WIDTH - 1] + "…"

@@ -57,3 +57,28 @@ def test_history_shows_sizes_and_steps(images: Pybuild) -> None:
     steps = images("history", "two", "--steps").stdout
     assert "COPY big /data/big" in steps
     assert len(steps.splitlines()) == 5
+
+
+def test_blame_follows_links_on_the_way(busybox: Pybuild, context: Callable[..., Path]) -> None:
+    folder = context("FROM busybox\nRUN ln -s /bin /programs\nRUN echo x > /bin/new\n")
+    busybox("build", "-t", "linked", folder)
+    assert "echo x > /bin/new" in busybox("blame", "linked", "/programs/new").stdout
+    done = busybox("blame", "linked", "/programs/no-such", status=1)
+    assert "no layer of linked has /programs/no-such" in done.stderr
+
+
+def test_names_that_are_no_text_can_be_shown(
+    busybox: Pybuild, context: Callable[..., Path]
+) -> None:
+    name = r"""f="$(printf '/odd/\377\033[2J')"; mkdir "$f" """
+    step = f'RUN {name} && echo long > "$f/x"; echo > "$f/y"'
+    folder = context(f"FROM busybox\nRUN mkdir /odd\n{step}\nRUN rm -r /odd\n")
+    busybox("build", "-t", "odd", folder)
+    shown = [
+        busybox(*words).stdout for words in (("waste", "odd"), ("history", "--size-tree", "odd"))
+    ]
+    busybox("build", "-t", "kept", context(f"FROM busybox\nRUN mkdir /odd\n{step}\n"))
+    shown.append(busybox("diff", "busybox", "kept", status=1).stdout)
+    for text in shown:
+        assert r"\x1b[2J" in text
+        assert "\x1b" not in text
