@@ -267,7 +267,7 @@ class _Build:
         names = set().union(*(image.contexts for image in compiled.images))
         for name in names:
             if name == "context":
-                shop.add_context(name, inputs.directory, inputs.matcher)
+                shop.add_context(name, inputs.directory, inputs.matcher, keeps_owners=inputs.owned)
                 continue
             directory = Path(named[name].value)
             if not directory.is_dir():

@@ -41,6 +41,7 @@ class BuildInputs:
     remote: bool = False
     facts: Mapping[str, str] = field(default_factory=dict)
     modified: int | None = None
+    owned: bool = False  # the files' owners count: an archive gave them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +76,7 @@ def open_inputs(request: BuildRequest, sources: InputSources) -> Iterator[BuildI
         if text is not None:
             given = SourceFile(name="Dockerfile", text=decode(text, "the Dockerfile"))
         inputs = _inputs(request, sources, directory, given, remote=True)
-        yield replace(inputs, facts=found.facts, modified=found.modified)
+        yield replace(inputs, facts=found.facts, modified=found.modified, owned=found.owned)
     finally:
         remove_tree(directory)
 

@@ -161,7 +161,14 @@ class Workshop:
         """Secrets and agents of the request."""
         return build_secrets(self.request, self.env)
 
-    def add_context(self, name: str, directory: Path, matcher: IgnoreMatcher | None) -> None:
+    def add_context(
+        self,
+        name: str,
+        directory: Path,
+        matcher: IgnoreMatcher | None,
+        *,
+        keeps_owners: bool = False,
+    ) -> None:
         """Open a build context under the name that ops call it by."""
         if name not in self.contexts:
             self.contexts[name] = ContextSource(
@@ -169,6 +176,7 @@ class Workshop:
                 matcher,
                 cache=self.env.store.paths.root / "contexts",
                 normalize_modes=bool(self.request.normalize_modes),
+                keeps_owners=keeps_owners,
             )
 
     def _context_tree(self, name: str) -> Tree:

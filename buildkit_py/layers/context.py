@@ -1,7 +1,7 @@
 """A user's directory as a tree: the files that a build context gives to COPY and ADD.
 
-Every entry is owned by 0:0, sockets are empty files, and what the ignore rules exclude is not
-there. No lookup follows a link out of the directory.
+Every entry is owned by 0:0 (unless the directory was an archive), sockets are empty files, and
+what the ignore rules exclude is not there. No lookup follows a link out of the directory.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class ContextTree(BaseTree):
     """A user's directory as a build context: owner 0:0, sockets as empty files, ignore rules.
 
     `normalize_modes` shows modes as git keeps them, so that a umask changes nothing.
+    `keeps_owners` shows owners as they are: those of an archive say something.
     """
 
     def __init__(
@@ -38,7 +39,9 @@ class ContextTree(BaseTree):
         ignore: IgnoreRules | None = None,
         *,
         normalize_modes: bool = False,
+        keeps_owners: bool = False,
     ) -> None:
+        self.keeps_owners = keeps_owners
         self.directory = os.path.realpath(os.fsencode(root))
         self._ignore = ignore
         self._normalize = normalize_modes
@@ -121,7 +124,8 @@ class ContextTree(BaseTree):
             mode = modes.S_IFREG | (mode & 0o7777)
         if self._normalize:
             mode = _git_mode(mode)
-        return Node(path, status, (real,), mode, 0, 0)
+        uid, gid = (status.st_uid, status.st_gid) if self.keeps_owners else (0, 0)
+        return Node(path, status, (real,), mode, uid, gid)
 
 
 def _git_mode(mode: int) -> int:

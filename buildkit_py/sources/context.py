@@ -30,6 +30,7 @@ _DOCKERFILE_LIMIT = 64 << 20
 class RemoteContext:
     """Files in a directory; `dockerfile` is set when what came was no archive but that.
 
+    `owned` says that the files have the owners that an archive gave them.
     `modified` (seconds) is the commit's time, the server's Last-Modified, or that of the newest
     file. `facts` say what was fetched: `url`, `commit`, `digest`.
     """
@@ -37,6 +38,7 @@ class RemoteContext:
     directory: Path
     dockerfile: bytes | None = None
     modified: int | None = None
+    owned: bool = False
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -88,6 +90,7 @@ class ContextFetcher:
             directory=found.directory,
             dockerfile=found.dockerfile,
             modified=resolved.modified or found.modified,
+            owned=found.owned,
             facts=facts,
         )
 
@@ -105,15 +108,17 @@ def _from_stream(
         raise SourceError(
             f"cannot unpack the build context from {name}: {error.message}", hint=error.hint
         ) from error
-    return RemoteContext(directory=directory, modified=modified, facts=facts)
+    return RemoteContext(
+        directory=directory, modified=modified, owned=os.geteuid() == 0, facts=facts
+    )
 
 
 def _unpack(stream: _Joined, directory: Path) -> int | None:
     from buildkit_py.layers.copy import TreeWriter  # noqa: PLC0415
     from buildkit_py.layers.extract import ExtractOptions, extract_archive  # noqa: PLC0415
 
-    # whoever owns the files in the archive: those of a context belong to the user who builds
-    options = ExtractOptions(owner=(os.geteuid(), os.getegid()))
+    own = (os.geteuid(), os.getegid())
+    options = ExtractOptions(owner=None if own[0] == 0 else own)
     with TreeWriter([], directory) as writer:
         extract_archive(stream, writer, b"/", options)
     newest = 0

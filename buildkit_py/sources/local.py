@@ -51,14 +51,17 @@ class ContextSource:
         *,
         cache: Path | None = None,
         normalize_modes: bool = False,
+        keeps_owners: bool = False,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self.root = root
         self.ignore = ignore
         self.normalize_modes = normalize_modes
-        self.tree = ContextTree(root, ignore, normalize_modes=normalize_modes)
+        self.tree = ContextTree(
+            root, ignore, normalize_modes=normalize_modes, keeps_owners=keeps_owners
+        )
         identity = self.tree.directory + (b"\0normalized" if normalize_modes else b"")
-        self._stats = StatCache(cache, identity)
+        self._stats = StatCache(cache, identity + (b"\0owned" if keeps_owners else b""))
         self._clock_ns = clock_ns
         self._opened_ns = clock_ns()
         self._entered: set[bytes] = set()
@@ -87,7 +90,12 @@ class ContextSource:
 
     def unchanged(self, selection: Selection, digest: str) -> bool:
         """Whether the files still are what they were: to ask after they have been copied."""
-        again = ContextSource(self.root, self.ignore, normalize_modes=self.normalize_modes)
+        again = ContextSource(
+            self.root,
+            self.ignore,
+            normalize_modes=self.normalize_modes,
+            keeps_owners=self.tree.keeps_owners,
+        )
         again._stats = self._stats  # a second look, same memory
         try:
             return again.digest(selection) == digest

@@ -189,7 +189,8 @@ class _Copy:
         self._totals = totals
         self._tree: Tree = run.inputs[action.input] or MergedTree(())
         owner = _owner_ids(action.owner, writer)
-        if owner is None and not action.keep_owner:
+        keeps = action.keep_owner or getattr(self._tree, "keeps_owners", False)  # of a context
+        if owner is None and not keeps:
             owner = (0, 0)
         self._owner = None if action.owner is None else owner
         self._settings = CopySettings(

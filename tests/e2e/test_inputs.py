@@ -93,6 +93,21 @@ def test_a_context_from_standard_input_in_every_compression(
     assert found == ["Dockerfile", "a/b", "c"]
 
 
+@pytest.mark.root
+def test_the_owners_in_an_archive_are_those_of_copies(pybuild: Pybuild, context: Context) -> None:
+    folder = context("FROM scratch\nCOPY a /\nCOPY --chown=8 a /b\n", {"a": "1"})
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name in ("Dockerfile", "a"):
+            entry = tar.gettarinfo(folder / name, arcname=name)
+            entry.uid, entry.gid = 1234, 567
+            tar.addfile(entry, io.BytesIO((folder / name).read_bytes()))
+    assert built(pybuild, "-", stdin=out.getvalue()) == ["a", "b"]
+    with tarfile.open(pybuild.directory / "out.tar") as image:
+        found = {entry.name: (entry.uid, entry.gid) for entry in image}
+    assert (found["a"], found["b"]) == ((1234, 567), (8, 8))
+
+
 def test_a_dockerfile_inside_a_context_from_standard_input(
     pybuild: Pybuild, context: Context
 ) -> None:
