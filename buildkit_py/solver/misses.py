@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from buildkit_py.graph import ImageOp
+from buildkit_py.graph import ImageOp, MergeOp
 from buildkit_py.solver.ports import Previous
+from buildkit_py.solver.solution import Origin
 
 if TYPE_CHECKING:
     from buildkit_py.cache.base import CacheRecord
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _PREFIX = re.compile(r"\[([^\]]*?)(\d+)(?:/\d+)?\] ")
 _MOST_FILES = 100_000
+REBASED = "put on a new base without being copied again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +52,7 @@ def study(session: Session, vertex: Vertex, key: CacheKey) -> Miss:
         description_of(vertex), slot_of(session.settings.scope, vertex)
     )
     best = closest(key.parts, records)
-    reason = explain_miss(
+    reason = _of_linked(session, vertex) or explain_miss(
         description_of(vertex),
         key.parts,
         best,
@@ -61,6 +63,15 @@ def study(session: Session, vertex: Vertex, key: CacheKey) -> Miss:
         was_built=best is None and session.cache.was_built(description_of(vertex)),
     )
     return Miss(reason=reason, previous=_previous(session, key, best, files), files=files)
+
+
+def _of_linked(session: Session, vertex: Vertex) -> str:
+    """Why a linked layer is put on its base anew: because it is new itself, or the base is."""
+    layer = vertex.inputs[-1] if isinstance(vertex.op, MergeOp) else None
+    outcome = None if layer is None else session.outcomes.get(layer.digest)
+    if outcome is None:
+        return ""
+    return outcome.reason if outcome.origin is Origin.RUN else REBASED
 
 
 def save_inputs(session: Session, miss: Miss) -> None:

@@ -177,6 +177,18 @@ def test_a_linked_copy_does_not_count_its_base(busybox: Pybuild, context: Contex
         assert {name for name in changed if name.startswith("COPY")} == expected
 
 
+def test_a_linked_copy_is_explained_by_its_files_or_as_put_on_another_base(
+    busybox: Pybuild, context: Context
+) -> None:
+    text = "FROM busybox\nRUN echo {} > /x\nCOPY --link a /a\n"
+    busybox("build", context(text.format(1), {"a": "a"}))
+    done = busybox("build", "--explain", context(text.format(2)))
+    assert "COPY --link a /a: put on a new base without being copied again" in done.stderr
+    app = context(None, {"a": "b"})
+    for words in (["build", "--dry-run", app], ["build", "--explain", app]):
+        assert "COPY --link a /a: 1 file changed (a)" in busybox(*words).stderr
+
+
 def test_arguments_and_variables_count_for_runs_and_not_for_copies(
     busybox: Pybuild, context: Context
 ) -> None:
