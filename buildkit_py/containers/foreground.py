@@ -29,6 +29,7 @@ from buildkit_py.runtime import spec as sandbox
 from buildkit_py.runtime.cgroups import step_cgroup
 from buildkit_py.runtime.executor import Executor, ExitStatus, RunHooks, is_overlay_refused
 from buildkit_py.runtime.limits import parse_size, parse_ulimits
+from buildkit_py.runtime.namespaces import has_one_id
 from buildkit_py.runtime.network import hosts_file, resolv_conf
 from buildkit_py.runtime.seccomp import default_filter
 from buildkit_py.runtime.stubs import remove_stubs
@@ -173,7 +174,9 @@ def make_spec(
         devices=tuple(_device(item) for item in options.devices),
         hostname=hostname,
         network=options.network if options.network in {"host", "none"} else "wait",
-        seccomp=default_filter() if options.seccomp and not privileged else b"",
+        seccomp=default_filter(one_owner=has_one_id())
+        if options.seccomp and not privileged
+        else b"",
         shm_size=options.shm_size or 64 << 20,
         readonly_root=options.read_only,
         privileged=privileged,

@@ -287,11 +287,16 @@ class Workshop:
     @cached_property
     def exec_runner(self) -> ExecRunner:
         """What runs RUN."""
+        from buildkit_py.layers.attributes import ONE_ID  # noqa: PLC0415
+        from buildkit_py.runtime.namespaces import has_one_id  # noqa: PLC0415
         from buildkit_py.worker.cachemounts import CacheMounts  # noqa: PLC0415
         from buildkit_py.worker.exec import ExecRunner, ExecSettings  # noqa: PLC0415
         from buildkit_py.worker.mounts import MountSources  # noqa: PLC0415
 
         store = self.env.store
+        one_id = has_one_id()
+        if one_id:
+            self.warn(ONE_ID)
         bridge = self._network() if self.request.network == "bridge" else None
         settings = ExecSettings(
             network="bridge" if bridge else "host",
@@ -299,6 +304,7 @@ class Workshop:
             dns=bridge.servers if bridge else (),
             entitlements=frozenset(item.partition("=")[0] for item in self.request.allow),
             timeout=self.request.step_timeout,
+            one_id=one_id,
             clock=self.env.clock,
             host=self.env.host,
             on_failure=self._failure_hook(),

@@ -39,14 +39,17 @@ class Attributes:
     xattrs: Mapping[str, bytes] = field(default_factory=dict)
 
 
+ONE_ID = (
+    "this user has one id only: files of other owners belong to root"
+    " (lines for the user in /etc/subuid and /etc/subgid give more ids)"
+)
+
+
 def lacks(squashed_owners: int, skipped_devices: int) -> list[str]:
     """What to say, once in a build, of what could not be set."""
     texts = []
     if squashed_owners:
-        texts.append(
-            "this user has one id only: files of other owners belong to root"
-            " (lines for the user in /etc/subuid and /etc/subgid give more ids)"
-        )
+        texts.append(ONE_ID)
     if skipped_devices:
         texts.append("device nodes were left out: making them needs root")
     return texts

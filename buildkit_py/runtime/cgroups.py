@@ -167,14 +167,17 @@ class _Maker:
                 self.group._events += ((folder / "memory.oom_control", "oom_kill"),)  # noqa: SLF001
 
     def _make(self, folder: Path, controller: str) -> bool:
+        missing = [item for item in (folder, *folder.parents) if not item.exists()]
         try:
+            with suppress(FileNotFoundError):  # the last step of another build takes its parent
+                folder.mkdir(parents=True, exist_ok=True)
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             if controller != "pids":  # of which there is another limit
                 self._lack(f"cannot make cgroup {folder}: {error.strerror}", controller)
             return False
-        if folder.name == self.name:
-            self.stack.callback(_remove, folder)
+        for item in reversed(missing):  # a parent that was there before is not ours
+            self.stack.callback(_remove, item, patient=item.name == self.name)
         return True
 
     def _set(self, file: Path, value: str | None, *, needed: bool) -> None:
@@ -245,8 +248,8 @@ def _cpu_max(limits: ResourceLimits) -> str | None:
     return f"{quota} {limits.cpu_period or 100_000}"
 
 
-def _remove(folder: Path) -> None:
-    deadline = time.monotonic() + _REMOVE_SECONDS
+def _remove(folder: Path, *, patient: bool) -> None:
+    deadline = time.monotonic() + (_REMOVE_SECONDS if patient else 0)
     while True:
         try:
             folder.rmdir()
@@ -258,6 +261,4 @@ def _remove(folder: Path) -> None:
                 return
             time.sleep(0.01)
         else:
-            with suppress(OSError):
-                folder.parent.rmdir()
             return

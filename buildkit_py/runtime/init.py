@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from buildkit_py.runtime.spec import WireSpec
 
 _ORPHAN_ROUNDS = 1000
+_CGROUP_ROUNDS, _CGROUP_MS = 100, 10
 _PATIENCE_MS = 1
 _MOST_FAILURES = 16
 
@@ -58,6 +59,7 @@ class Server:
         self.failures = 0 if namespaces else _MOST_FAILURES
         self.namespaces = namespaces
         self.children: dict[int, tuple[int, _socket.socket]] = {}
+        self.cgroups: dict[int, list[str]] = {}
         self.poll = select.poll()
         self.poll.register(control.fileno(), select.POLLIN)
         self.alive_read, self.alive_write = os.pipe2(os.O_CLOEXEC)
@@ -98,7 +100,8 @@ class Server:
         """Run a request in a child of its own."""
         reply = _socket.socket(fileno=fds[0])
         try:
-            self._watch(self._fork(decode(data, fds), reply, fds[1:]), reply)
+            spec = decode(data, fds)
+            self._watch(self._fork(spec, reply, fds[1:]), reply, spec["cgroups"])
         except OSError as error:
             call = getattr(error, "syscall", "fork")
             send(reply, ("error", "start", error.errno or 0, call, "", error.strerror or ""))
@@ -139,9 +142,10 @@ class Server:
         except OSError:
             received = None
         channel.close()
-        if received is not None and received[0] == TAKEN:
+        if received is not None and received[0][:1] == TAKEN:
             self.failures = 0
-            self._watch(pid, _socket.socket(fileno=received[1][0]))
+            cgroups = os.fsdecode(received[0][1:]).splitlines()
+            self._watch(pid, _socket.socket(fileno=received[1][0]), cgroups)
             return
         os.waitpid(pid, 0)
         if received is None:
@@ -170,8 +174,9 @@ class Server:
             sc.setns(self.own_pid_namespace, sc.CLONE_NEWPID)
         return pid
 
-    def _watch(self, pid: int, reply: _socket.socket) -> None:
+    def _watch(self, pid: int, reply: _socket.socket, cgroups: list[str]) -> None:
         pidfd = os.pidfd_open(pid)
+        self.cgroups[pid] = cgroups
         self.children[pidfd] = (pid, reply)
         self.poll.register(pidfd, select.POLLIN)
 
@@ -193,6 +198,7 @@ class Server:
         pid, reply = self.children.pop(pidfd)
         self.poll.unregister(pidfd)
         _pid, status, usage = os.wait4(pid, 0)
+        self.cgroups.pop(pid, None)
         os.close(pidfd)
         if not self.namespaces:
             self._end_orphans()
@@ -215,9 +221,38 @@ class Server:
                 os.waitpid(pid, 0)
 
     def _kill_all(self) -> None:
+        """The parent is gone: so are all children, and what it would have removed after them."""
         standby = [] if self.standby is None else [self.standby[0]]
-        for pid in (*(pid for pid, _reply in self.children.values()), *standby):
+        pids = [*(pid for pid, _reply in self.children.values()), *standby]
+        for pid in pids:
             os.kill(pid, _signal.SIGKILL)
+        for pid in pids:
+            os.waitpid(pid, 0)
+        for files in self.cgroups.values():
+            for file in files:
+                remove_cgroup(os.path.dirname(file))
+
+
+def remove_cgroup(folder: str) -> None:
+    """Remove an empty group, which the kernel may still be clearing, and its parent if ours."""
+    try:
+        _remove_when_empty(folder)
+        if os.path.basename(os.path.dirname(folder)) == "pybuild":
+            os.rmdir(os.path.dirname(folder))
+    except OSError:
+        pass  # another build has its groups there
+
+
+def _remove_when_empty(folder: str) -> None:
+    for _round in range(_CGROUP_ROUNDS):
+        try:
+            os.rmdir(folder)
+        except FileNotFoundError:
+            return
+        except OSError:
+            select.poll().poll(_CGROUP_MS)
+        else:
+            return
 
 
 def children_of(pid: int) -> set[int]:

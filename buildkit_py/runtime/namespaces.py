@@ -237,3 +237,12 @@ def in_initial_user_namespace() -> bool:
         return os.readlink("/proc/self/ns/user") == f"user:[{0xEFFFFFFD}]"
     except OSError:
         return True
+
+
+def has_one_id() -> bool:
+    """Whether only one id is mapped in this user namespace."""
+    try:
+        with open("/proc/self/uid_map", encoding="ascii") as file:
+            return sum(int(line.split()[2]) for line in file) == 1
+    except OSError:
+        return False

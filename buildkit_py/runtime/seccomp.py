@@ -35,8 +35,12 @@ _NATIVE = {"x86_64": ("x86_64", "i386"), "aarch64": ("aarch64",)}
 
 
 @cache
-def default_filter(machine: str | None = None) -> bytes:
-    """The filter for this machine's binaries, b"" where no table of its calls is known."""
+def default_filter(machine: str | None = None, *, one_owner: bool = False) -> bytes:
+    """The filter for this machine's binaries, b"" where no table of its calls is known.
+
+    With `one_owner` changes of owner and groups succeed and do nothing: in a user namespace that
+    maps one id there is no other owner to give, and package managers insist.
+    """
     architectures = _NATIVE.get(machine or os.uname().machine)
     if architectures is None:
         return b""
@@ -47,6 +51,9 @@ def default_filter(machine: str | None = None) -> bytes:
         rules: dict[int, Program] = {}
         for table in numbers:
             rules.update(_rules(table, tables[table]))
+            if one_owner:
+                pretended = policy.OWNERS & tables[table].keys()
+                rules |= {tables[table][name]: [_refuse(0)] for name in pretended}
         body = [(_LOAD, 0, 0, _NR_OFFSET), *_tree(_segments(rules))]
         program += [(_JUMP_EQUAL, 1, 0, audit), (_JUMP, 0, 0, len(body)), *body]
     program.append(_refuse())

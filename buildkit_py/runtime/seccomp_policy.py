@@ -75,3 +75,8 @@ PERSONALITIES = (0, 8, 0x2_0000, 0x2_0008, 0xFFFF_FFFF)
 # Not AF_ALG (38), AF_VSOCK (40) and other families that have been attack surface only.
 SOCKET_FAMILIES = (*range(19), 21, 22, 24, *range(26, 34), 35, 36, 39, *range(41, 46))
 SOCKET_FAMILIES_REFUSED = (12,)
+
+OWNERS = frozenset(
+    "chown chown32 fchown fchown32 fchownat lchown lchown32 setgroups setgroups32".split()
+)
+"""Calls that can only fail where one id is mapped."""

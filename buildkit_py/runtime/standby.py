@@ -46,7 +46,7 @@ def stand_by(control: _socket.socket, channel: _socket.socket, scratch: str, ali
     if not fits(spec):
         send_rights(channel, data, fds)
         os._exit(0)
-    send_rights(channel, TAKEN, fds[:1])
+    send_rights(channel, TAKEN + os.fsencode("\n".join(spec["cgroups"])), fds[:1])
     channel.close()
     run_step(spec, _socket.socket(fileno=fds[0]), fds[1:], alive, prepared=True)
 

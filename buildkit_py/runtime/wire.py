@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _MESSAGE_LIMIT = 1 << 18
 _IN_MEMFD = b"F"
 TAKEN = b"T"
-"""The child that stands by has taken a request; its reply socket comes along."""
+"""The child that stands by has taken a request. Its cgroups follow, and the reply socket."""
 
 
 def receive(channel: _socket.socket) -> tuple[bytes, list[int]] | None:

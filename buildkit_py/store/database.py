@@ -12,14 +12,14 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from buildkit_py.errors import StoreError
 from buildkit_py.store.failures import explain_os_errors, sqlite_error
-from buildkit_py.store.leases import PIN, Lease
+from buildkit_py.store.leases import PIN, Lease, sweep_dead
 from buildkit_py.store.locks import FileLock
 from buildkit_py.store.paths import StatePaths
 from buildkit_py.store.schema import MIGRATIONS, SCHEMA, VERSION
@@ -178,6 +178,8 @@ class Database:
             if self._lease is None:
                 self._use.try_acquire()
                 self._lease = Lease(self.paths)
+                with suppress(OSError):  # whoever is in the way tries again
+                    sweep_dead(self.paths)
             return self._lease
 
     def scratch(self, prefix: str = "t") -> Path:

@@ -15,7 +15,7 @@ from pathlib import Path
 from buildkit_py.store.failures import explain_os_errors
 from buildkit_py.store.locks import FileLock
 from buildkit_py.store.paths import StatePaths
-from buildkit_py.store.trash import remove_tree
+from buildkit_py.store.trash import discard, remove_tree
 
 PIN = "pin:"
 
@@ -68,3 +68,13 @@ def is_alive(paths: StatePaths, lease: str) -> bool:
         lock.release()
         return False
     return True
+
+
+def sweep_dead(paths: StatePaths) -> None:
+    """Remove what processes that were killed had half made."""
+    with os.scandir(paths.tmp) as entries:
+        names = [entry.name for entry in entries]
+    for name in names:
+        if not is_alive(paths, name):
+            discard(paths, paths.tmp / name)
+            paths.lock(lock_name(name)).unlink(missing_ok=True)

@@ -49,7 +49,8 @@ class ExecSettings:
 
     `network` is what `default` means: host, none or bridge. `entitlements` are those of --allow;
     None allows everything. `connect` gives hooks for a step that has a network of its own; `dns`
-    are the name servers of such a network, none for the host's.
+    are the name servers of such a network, none for the host's. `one_id` says that all files have
+    the same owner here.
     """
 
     network: str = "host"
@@ -57,6 +58,7 @@ class ExecSettings:
     dns: tuple[str, ...] = ()
     timeout: float = 0.0
     connect: Callable[[], RunHooks] | None = None
+    one_id: bool = False
     on_failure: Callable[[FailedStep], None] | None = None
     command: str = "pybuild"
     clock: Callable[[], float] = time.time
@@ -144,7 +146,7 @@ class _Step:
         executor = self.runner.executor()
         if executor.name == "chroot":
             self.runner.native = True
-        spec = self._spec(mounts, group)
+        spec = self._spec(mounts, group, active)
         masker = Masker(mounts.masked)
         if not self.runner.native:
             tree = self._overlay(active)
@@ -182,7 +184,9 @@ class _Step:
             lowers=self._lowers(active), upper=str(active.upper), work=str(active.work)
         )
 
-    def _spec(self, mounts: ResolvedMounts, group: StepCgroup) -> sandbox.SandboxSpec:
+    def _spec(
+        self, mounts: ResolvedMounts, group: StepCgroup, active: Active
+    ) -> sandbox.SandboxSpec:
         op = self.op
         insecure = op.security == "insecure"
         network = self.settings.network if op.network == "default" else op.network
@@ -201,11 +205,11 @@ class _Step:
         return sandbox.SandboxSpec(
             root=sandbox.DirectoryTree(path="/"),  # replaced when it is known
             process=process,
-            mounts=(*self._files(network), *mounts.mounts),
+            mounts=(*self._files(network), *self._lone_apt(active), *mounts.mounts),
             devices=self._devices(),
             hostname=op.hostname,
             network=network if network in {"host", "none"} else "wait",
-            seccomp=b"" if insecure else default_filter(),
+            seccomp=b"" if insecure else default_filter(one_owner=self.settings.one_id),
             shm_size=op.shm_size or 64 << 20,
             cgroups=group.procs,
             privileged=insecure,
@@ -231,6 +235,14 @@ class _Step:
             for name, body in op.heredocs
         ]
         return files
+
+    def _lone_apt(self, active: Active) -> list[sandbox.SandboxMount]:
+        """Where there is no other user for it to become, apt has to be told so."""
+        folder = "etc/apt/apt.conf.d"
+        if not self.settings.one_id or not any((d / folder).is_dir() for d in active.below):
+            return []
+        text = b'APT::Sandbox::User "root";\n'
+        return [sandbox.FileMount(target=f"/{folder}/zz-one-id", content=text)]
 
     def _devices(self) -> tuple[sandbox.DeviceNode, ...]:
         if not self.op.devices:

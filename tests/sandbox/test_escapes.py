@@ -175,12 +175,16 @@ def test_a_fork_bomb_stops_at_the_limit_on_processes(rig: Rig) -> None:
 def test_a_step_that_outgrows_its_memory_is_told_so(rig: Rig) -> None:
     if not can_limit(rig, "memory=32m"):
         pytest.skip("no cgroup for memory here")
+    parent = f"pybuild-test-{os.getpid()}"
     error = rig.run(
-        "head -c 100000000 /dev/zero >/dev/shm/x", resources=("memory=32m",), shm_size=200 << 20
+        "head -c 100000000 /dev/zero >/dev/shm/x",
+        resources=("memory=32m",),
+        shm_size=200 << 20,
+        cgroup_parent=parent,
     ).error
     assert isinstance(error, ExecError)
     assert "out of memory, limit 32m" in error.message
-    assert not list(Path("/sys/fs/cgroup").glob("*/pybuild/*/cgroup.procs"))
+    assert not list(Path("/sys/fs/cgroup").glob(f"*/{parent}"))
 
 
 def test_a_file_size_limit_holds(rig: Rig) -> None:
