@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from buildkit_py.cli.options import CommandParser, Configure, Run
 
 # Commands that read no state; `system` looks at the host as it is.
-_WITHOUT_STORE = frozenset("check outline targets fmt search login logout system".split())
+_WITHOUT_STORE = frozenset(
+    "check outline targets fmt search sign verify login logout system".split()
+)
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -67,6 +69,8 @@ COMMANDS: dict[str, Command] = {
     "manifest": Command("manifest", "Put images of several platforms under one name", _REGISTRY),
     "index": Command("manifest", "The same as manifest", _REGISTRY),
     "search": Command("registry", "Search a registry's catalog and tags", _REGISTRY),
+    "sign": Command("sign", "Sign an image of a registry, as cosign does", _REGISTRY),
+    "verify": Command("sign", "Check the signatures of an image of a registry", _REGISTRY),
     "login": Command("registry", "Log in to a registry", _REGISTRY),
     "logout": Command("registry", "Log out of a registry", _REGISTRY),
     "unshare": Command(
