@@ -25,7 +25,7 @@ from pathlib import Path
 
 sys.path.insert(0, os.fspath(Path(__file__).resolve().parent))
 
-from peers import PROJECT, machine, program, show
+from peers import PROJECT, every, machine, program, show
 
 STEPS = ("gzip archive", "zstd archive", "push", "push again")
 
@@ -110,11 +110,18 @@ def buildah(place: Path, context: Path, address: str) -> dict[str, float]:
 def docker(_place: Path, context: Path, address: str) -> dict[str, float]:
     environment = os.environ | {"DOCKER_BUILDKIT": "1"}
     name = f"{address}/docker:1"
-    timed(["docker", "build", "-q", "-t", name, context], environment)
-    figures = {"push": timed(["docker", "push", name], environment)}
-    figures["push again"] = timed(["docker", "push", name], environment)
-    timed(["docker", "rmi", name], environment)
-    return figures
+    problem: Exception = FileNotFoundError("no docker")
+    for client in every("docker"):  # not each client can build
+        try:
+            timed([client, "build", "-q", "-t", name, context], environment)
+        except subprocess.SubprocessError as error:
+            problem = error
+            continue
+        figures = {"push": timed([client, "push", name], environment)}
+        figures["push again"] = timed([client, "push", name], environment)
+        timed([client, "rmi", name], environment)
+        return figures
+    raise problem
 
 
 def main() -> None:

@@ -81,7 +81,7 @@ def builders(state: Path, base: bytes) -> list[Builder]:
     probe.mkdir(parents=True)
     (probe / "Dockerfile").write_text(f"FROM {BASE}\nRUN true\n")
     for name, kit in (("docker, BuildKit", "1"), ("docker, classic", "0")):
-        for docker in _all("docker"):
+        for docker in every("docker"):
             words = [docker, "build", "-q", "--network=host", "-t", "bench"]
             builder = Builder(name, words, DOCKER_BUILDKIT=kit)
             if _run([docker, "import", "-", BASE], base) and builder.works(probe):
@@ -96,7 +96,7 @@ def builders(state: Path, base: bytes) -> list[Builder]:
     return found
 
 
-def _all(name: str) -> list[str]:
+def every(name: str) -> list[str]:
     """Every program of a name on the path: not each docker client can build."""
     folders = dict.fromkeys(os.environ.get("PATH", os.defpath).split(os.pathsep))
     found = [shutil.which(name, path=folder) for folder in folders]
