@@ -14,7 +14,7 @@ import os
 import re
 import stat as modes
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from buildkit_py.errors import CopyError
@@ -259,8 +259,12 @@ def match_pattern(tree: Tree, pattern: bytes, *, deep: bool = False) -> Iterator
     """Entries that match, in the order of a walk. `*` does not cross `/`; `**` does if `deep`.
 
     A symbolic link is followed where the pattern has a plain name, not where it has a wildcard.
+    Unless `deep`, the directory before the first wildcard has to be there. Raises CopyError.
     """
     parts = [part for part in pattern.split(b"/") if part]
+    if not deep:
+        plain = list(takewhile(lambda part: not _META.search(part), parts))
+        _literal(tree, os.fsdecode(b"/" + b"/".join(plain)), follow=True)
     if deep:  # one `**` says as much as several, and costs less
         parts = [part for part, after in pairwise([*parts, b""]) if part != after or part != b"**"]
     seen: set[bytes] = set()

@@ -132,6 +132,17 @@ def test_a_wildcard_without_a_match_copies_nothing_and_makes_nothing(build: Buil
     assert read_stack(build.base, build.upper) == {}
 
 
+@pytest.mark.parametrize("source", ["/none/*.txt", "/none/*/f", "/d/none/*"])
+def test_a_wildcard_in_a_directory_that_is_not_there_is_an_error(
+    build: Build, source: str
+) -> None:
+    make_tree(build.context, {"d/f": "1"})
+    with pytest.raises(CopyError, match='none": not found'):
+        build.copy(source, "/out/")
+    build.copy("/*/none", "/out/")
+    assert build.files() == {}
+
+
 def test_a_symlink_named_as_source_is_followed(build: Build) -> None:
     make_tree(
         build.context, {"real": "data", "link": Link("real"), "dirlink": Link("d"), "d/f": "1"}
