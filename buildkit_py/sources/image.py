@@ -62,6 +62,7 @@ class ImageSource:
         self._store = store
         self._client = client
         self._progress = progress
+        self._held: dict[Digest, StoredImage] = {}
 
     # -------------------------------------------------------------- pinning
     def pin(self, reference: str, platform: Platform, *, pull: bool = False) -> Pinned:
@@ -74,7 +75,9 @@ class ImageSource:
         except UsageError as error:
             raise SourceError(error.message, hint=error.hint) from error
         try:
-            return _pinned(reference, self._record(self._resolve(name, platform)))
+            image = self._record(self._resolve(name, platform))
+            self._hold(image)
+            return _pinned(reference, image)
         except (RegistryError, ContentError) as error:
             fallback = self._local(reference, platform) if pull and _unreachable(error) else None
             if fallback is not None:
@@ -93,7 +96,19 @@ class ImageSource:
             found = self._store.images.find(reference)
             if found is not None and reference.removeprefix("sha256:") not in found.id:
                 return None
-        return found
+        return found if found is not None and self._hold(found) else None
+
+    def _hold(self, image: StoredImage) -> bool:
+        """Keep an image's files while this process runs, whoever removes its names meanwhile.
+
+        False if that has happened already.
+        """
+        if image.snapshot is not None:
+            self._store.db.protect("snapshot", [image.snapshot])
+            if self._store.snapshots.find(image.snapshot) is None:
+                return False
+        self._held[image.id] = image
+        return True
 
     def pin_layout(self, directory: str, reference: str, platform: Platform) -> Pinned:
         """An image of an OCI layout (`:tag`, `@digest` or nothing). Raises SourceError."""
@@ -102,13 +117,14 @@ class ImageSource:
         found = open_layout(directory, reference, platform, self._store.content)
         stored = self._store_image(found.manifest, found.config, origin_of(directory))
         image = self._store.images.add(stored, sync=True)
+        self._hold(image)
         shown = f"{origin_of(directory)}{reference}"
         return _pinned(shown, image, layout=directory)
 
     # -------------------------------------------------------------- files
     def snapshot(self, op: ImageOp) -> int | None:
         """The top snapshot of a pinned image; its layers are fetched when they are opened."""
-        found = self._store.images.find(op.digest)
+        found = self._held.get(op.digest) or self._store.images.find(op.digest)
         if found is None:
             raise SourceError(
                 f"image {op.reference} ({op.digest}) is no longer in the store",

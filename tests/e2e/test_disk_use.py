@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,3 +93,32 @@ def test_a_build_collects_garbage_and_leaves_what_is_below_the_caps(
     built("build", "--no-cache", "-t", "other", other)
     assert not stray.exists()
     assert {record["ID"] for record in records(built)} >= before
+
+
+def test_pruning_takes_nothing_that_a_running_build_works_with(
+    busybox: Pybuild, context: Callable[..., Path]
+) -> None:
+    app = context(
+        "FROM busybox AS tools\n"
+        "RUN echo tool > /tool && sleep 4\n"
+        "RUN --mount=type=cache,target=/c cat /tool | tee /c/x > /more\n"
+        "FROM busybox\n"
+        "COPY --from=tools /more /more\n"
+        "RUN cat /more > /all\n"
+    )
+    words = busybox.command("build", "--progress=plain", "-t", "app", app)
+    with subprocess.Popen(
+        words, env=busybox.variables(), stderr=subprocess.PIPE, text=True
+    ) as building:
+        assert building.stderr is not None
+        said = ""
+        while "RUN echo tool" not in said:  # that step sleeps for a while
+            line = building.stderr.readline()
+            assert line, said
+            said += line
+        removed = busybox("prune", "-a", "-f").stdout
+        rest = building.stderr.read()
+    assert "Untagged: busybox:latest" in removed
+    assert building.returncode == 0, said + rest
+    assert busybox("run", "--rm", "app", "cat", "/all").stdout == "tool\n"
+    assert "Store is sound" in busybox("system", "check").stdout
