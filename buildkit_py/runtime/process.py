@@ -183,8 +183,16 @@ def restore_signals(numbers: Iterable[int]) -> None:
         try:
             _signal.signal(number, _signal.SIG_DFL)
         except (OSError, ValueError):
-            continue
-    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+            _restore_by_kernel(number)
+    sc.unblock_signals()
+
+
+def _restore_by_kernel(number: int) -> None:
+    """Two signals are libc's own, which whoever started us may yet ignore; two never change."""
+    try:
+        sc.default_action(number)
+    except OSError:
+        pass
 
 
 def _privileges(spec: WireSpec, identity: Identity) -> None:
