@@ -268,11 +268,8 @@ class TreeCopier:
         if node.is_symlink:
             self._writer.symlink(directory, name, self._tree.readlink(node), wanted)
             return
-        kind = modes.S_IFMT(node.mode)
-        if kind == modes.S_IFSOCK:  # a stage's socket: nothing listens to it any more
-            self._writer.write_file(directory, name, wanted, ())
-        else:
-            self._writer.node(directory, name, kind, node.rdev, wanted)
+        # a stage's socket too: it is a socket for later steps, and in no layer
+        self._writer.node(directory, name, modes.S_IFMT(node.mode), node.rdev, wanted)
 
     # -------------------------------------------------------------- earlier results
     def _previous_path(self, path: bytes) -> bytes | None:

@@ -449,12 +449,14 @@ def test_devices_fifos_and_xattrs_are_copied(build: Build, tmp_path: Path) -> No
         {
             "d/null": Special(stat.S_IFCHR, os.makedev(1, 3)),
             "d/pipe": Special(stat.S_IFIFO),
+            "d/socket": Special(stat.S_IFSOCK),
             "d/f": With("1", xattrs=(("user.note", b"hi"),)),
         },
     )
     build.run(copy("/d", "/d", keep_owner=True), tree=MergedTree([stage]))
     assert build.stat("/d/null").st_rdev == os.makedev(1, 3)
     assert stat.S_ISFIFO(build.stat("/d/pipe").st_mode)
+    assert stat.S_ISSOCK(build.stat("/d/socket").st_mode)
     assert os.getxattr(build.upper / "d/f", "user.note") == b"hi"
 
 
