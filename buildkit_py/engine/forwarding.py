@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 _THREADS = 2
 _NICENESS = 10
+_PATIENCE = 1.0  # seconds for a server that does not answer, once the build has failed
 
 
 class Forwarder:
@@ -44,7 +45,8 @@ class Forwarder:
 
     `chain` gives a snapshot and those below it, lowest first; `below_top` are the vertices whose
     layers the image will have, but for its top, with which the build is over.
-    When the block ends well, work that has begun is waited for; else it is broken off.
+    When the block ends well, work that has begun is waited for; else it is broken off, and left
+    alone where it waits for a server.
     """
 
     def __init__(
@@ -77,8 +79,12 @@ class Forwarder:
                 self._work.get_nowait()
         for _ in self._threads:
             self._work.put(None)
-        for thread in self._threads:
-            thread.join()
+        try:
+            for number, thread in enumerate(self._threads):
+                thread.join(None if error is None else _PATIENCE * (number == 0))
+        except BaseException:
+            self._stopped.set()
+            raise
 
     def made(self, vertex: Vertex, snapshot: int | None) -> None:
         """A vertex has its result. Called from any thread, for one vertex at a time or several."""
@@ -100,9 +106,11 @@ class Forwarder:
             for number, job in list(self._jobs.items()):
                 try:
                     job(snapshot, self._watch)
-                except BuildCancelled:
-                    return
-                except (PybuildError, OSError) as error:
+                except Exception as error:
+                    if self._stopped.is_set():
+                        return  # whatever it is, by now the store may be closed
+                    if not isinstance(error, PybuildError | OSError):
+                        raise
                     log.debug("nothing more is sent ahead: %s", error)
                     self._jobs.pop(number, None)
 

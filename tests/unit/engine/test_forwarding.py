@@ -86,3 +86,25 @@ def test_a_failed_build_breaks_off_what_has_begun() -> None:
     with pytest.raises(ValueError, match="step failed"):
         build()
     assert ended.is_set()
+
+
+def test_a_failed_build_does_not_wait_for_a_server_that_does_not_answer() -> None:
+    begun, answered, ended = (threading.Event() for _ in range(3))
+
+    def hanging(_snapshot: int, _watch: Callable[[], None]) -> None:
+        begun.set()
+        answered.wait(60)
+        ended.set()
+        raise RuntimeError("the store is closed")
+
+    def build() -> None:
+        with forwarder(hanging) as ahead:
+            ahead.made(STEP, 1)
+            assert begun.wait(20)
+            raise ValueError("step failed")
+
+    with pytest.raises(ValueError, match="step failed"):
+        build()
+    assert not ended.is_set()
+    answered.set()
+    assert ended.wait(20)
