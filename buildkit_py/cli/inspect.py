@@ -171,7 +171,10 @@ def run_history(args: Namespace) -> int:
         if args.size_tree or args.steps:
             from buildkit_py.cli.understand import print_size_tree, print_steps
 
-            (print_steps if args.steps else print_size_tree)(store, image)
+            if args.steps:
+                print_steps(store, image, args)
+            else:
+                print_size_tree(store, image)
             return 0
         rows = list(_history_rows(store, image, args))
     if args.quiet:

@@ -158,9 +158,10 @@ def print_size_tree(store: Store, image: StoredImage, depth: int = 2) -> None:
             print(f"{human_size(-size):>10}    {_name(path)}")
 
 
-def print_steps(store: Store, image: StoredImage) -> None:
+def print_steps(store: Store, image: StoredImage, args: Namespace) -> None:
     """The steps of the last build that made the image, each with the id that `run` takes."""
     from buildkit_py.cli.render import human_size
+    from buildkit_py.cli.templates import print_rows
 
     query = "SELECT data FROM builds WHERE image = ? ORDER BY started DESC LIMIT 1"
     with store.db.explained():
@@ -170,10 +171,23 @@ def print_steps(store: Store, image: StoredImage) -> None:
         raise NoSuchImage(
             "no build of this image is on record", hint="it came from elsewhere, or is too old"
         )
-    for step in summary["steps"]:
-        state = "cached" if step["cached"] else f"{step['seconds']:.1f} s"
-        size = human_size(step["size"])
-        print(f"{step['id'][:12]}  {state:>8}  {size:>8}  {step['stage']}  {_short(step['text'])}")
+    rows = [
+        {
+            "ID": step["id"] if args.no_trunc else step["id"][:12],
+            "State": "cached" if step["cached"] else f"{step['seconds']:.1f} s",
+            "Size": human_size(step["size"]),
+            "Stage": step["stage"],
+            "Step": printable(step["text"]) if args.no_trunc else _short(step["text"]),
+        }
+        for step in summary["steps"]
+    ]
+    if args.quiet or args.format:
+        form = "{{.ID}}" if args.quiet else args.format
+        columns = {key: key.upper() for key in rows[0]}
+        print_rows(form, columns, rows, "\t".join(f"{{{{.{key}}}}}" for key in columns))
+        return
+    for row in rows:
+        print(f"{row['ID']}  {row['State']:>8}  {row['Size']:>8}  {row['Stage']}  {row['Step']}")
 
 
 def _layers(store: Store, image: StoredImage) -> list[LayerContent]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,6 +58,12 @@ def test_history_shows_sizes_and_steps(images: Pybuild) -> None:
     steps = images("history", "two", "--steps").stdout
     assert "COPY big /data/big" in steps
     assert len(steps.splitlines()) == 5
+    ids = images("history", "two", "--steps", "-q").stdout.split()
+    assert ids == [line.split()[0] for line in steps.splitlines()]
+    whole = images("history", "two", "--steps", "--no-trunc", "--format", "json").stdout
+    found = [json.loads(line) for line in whole.splitlines()]
+    assert [step["ID"][:12] for step in found] == ids
+    assert any(step["Step"] == "COPY big /data/big" for step in found)
 
 
 def test_blame_follows_links_on_the_way(busybox: Pybuild, context: Callable[..., Path]) -> None:
