@@ -19,6 +19,7 @@ OPAQUE_NAME = b".wh..wh..opq"
 
 TRUSTED_OPAQUE = "trusted.overlay.opaque"
 USER_OPAQUE = "user.overlay.opaque"
+_USER_WHITEOUT = "user.overlay.whiteout"
 _FIRST_USER_NAMESPACE = f"user:[{0xEFFFFFFD}]"  # linux/proc_ns.h
 _OVERLAY_SPACES = ("trusted.overlay.", "user.overlay.")
 
@@ -76,12 +77,31 @@ def is_xattr_whiteout(path: bytes, status: os.stat_result) -> bool:
 
 def set_opaque(directory: int | bytes, xattr: str | None) -> None:
     """Mark a directory opaque with the given xattr, or the one that fits this process."""
-    os.setxattr(directory, xattr or default_opaque_xattr(), b"y")
+    chosen = xattr or default_opaque_xattr()
+    try:
+        os.setxattr(directory, chosen, b"y")
+    except PermissionError:  # root of a container that has lost CAP_SYS_ADMIN
+        if chosen == USER_OPAQUE:
+            raise
+        os.setxattr(directory, USER_OPAQUE, b"y")
 
 
 def make_whiteout(name: bytes, directory: int) -> None:
-    """Put a whiteout where nothing is."""
-    os.mknod(name, modes.S_IFCHR, os.makedev(0, 0), dir_fd=directory)
+    """Put a whiteout where nothing is.
+
+    An overlay, such as the root of a container, refuses the device: there the xattr form is made.
+    """
+    try:
+        os.mknod(name, modes.S_IFCHR, os.makedev(0, 0), dir_fd=directory)
+    except PermissionError:
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+        file = os.open(name, flags, 0o600, dir_fd=directory)
+        try:
+            os.setxattr(file, _USER_WHITEOUT, b"y")
+        finally:
+            os.close(file)
+        if not opaque_mark(directory):
+            os.setxattr(directory, USER_OPAQUE, b"x")
 
 
 def visible_xattr(name: str) -> str | None:
