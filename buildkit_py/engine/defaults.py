@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from buildkit_py.errors import UsageError
-from buildkit_py.registry.config import config_paths
+from buildkit_py.registry.places import config_paths
 
 if TYPE_CHECKING:
     from buildkit_py.engine.request import BuildRequest

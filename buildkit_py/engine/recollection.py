@@ -23,7 +23,7 @@ from buildkit_py.oci.reference import parse_reference
 from buildkit_py.progress.events import BuildCompleted, BuildStarted, BuildWarning, Event
 from buildkit_py.recall.lookup import bases
 from buildkit_py.recall.record import RecallKey, build_data, event_log, save, shown_texts
-from buildkit_py.registry.config import config_paths
+from buildkit_py.registry.places import config_paths
 from buildkit_py.solver.solution import Origin
 
 if TYPE_CHECKING:

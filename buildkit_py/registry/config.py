@@ -26,6 +26,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from buildkit_py.errors import UsageError
+from buildkit_py.registry.places import config_paths
 
 _MAX_CONFIG = 1 << 20
 _TRANSFER = frozenset(("parallel", "retries", "chunk-size"))
@@ -112,20 +113,6 @@ def _with_certificates(host: HostConfig, name: str, directories: tuple[str, ...]
 
 
 # ------------------------------------------------------------------ reading
-def config_paths(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Where a `pybuild.toml` is looked for; later files win.
-
-    The current directory is not among them: a checked-out project must not redirect pulls.
-    """
-    home = environment.get("XDG_CONFIG_HOME") or os.path.join(
-        environment.get("HOME") or "/", ".config"
-    )
-    paths = ["/etc/pybuild/pybuild.toml", os.path.join(home, "pybuild", "pybuild.toml")]
-    if environment.get("PYBUILD_CONFIG"):
-        paths = [environment["PYBUILD_CONFIG"]]
-    return tuple(paths)
-
-
 def read_config(environment: Mapping[str, str]) -> RegistryConfig:
     """Read every configuration file there is. Raises UsageError for a malformed one."""
     config = RegistryConfig(certificate_directories=_certificate_directories(environment))
