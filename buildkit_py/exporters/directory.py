@@ -132,10 +132,22 @@ class TreeCopier:
         """Write every entry of the tree below `target`."""
         base = os.fsencode(target)
         self._links.clear()
-        self._directory(tree, tree.root(), base, delete=delete)
+        waiting = [(tree.root(), base)]
+        filled: list[tuple[Node, bytes]] = []
+        while waiting:
+            node, real = waiting.pop()
+            filled.append((node, real))
+            below = self._directory(tree, node, real, delete=delete)
+            waiting.extend(reversed(below))
+        for node, real in reversed(filled):  # what is inside comes before its directory
+            self._finish(tree, node, real)
 
-    def _directory(self, tree: MergedTree, node: Node, real: bytes, *, delete: bool) -> None:
+    def _directory(
+        self, tree: MergedTree, node: Node, real: bytes, *, delete: bool
+    ) -> list[tuple[Node, bytes]]:
+        """Write the files of a directory and make its directories, which are given back."""
         children = tree.children(node)
+        below = []
         if delete:
             names = {name for name, _ in children}
             for name in os.listdir(real):
@@ -145,11 +157,11 @@ class TreeCopier:
             path = real + b"/" + name
             if child.is_dir:
                 self._make_directory(path)
-                self._directory(tree, child, path, delete=delete)
+                below.append((child, path))
             else:
                 _make_way(path)
                 self._entry(tree, child, path)
-        self._finish(tree, node, real)
+        return below
 
     @staticmethod
     def _make_directory(path: bytes) -> None:

@@ -25,6 +25,7 @@ from buildkit_py.layers.tar import (
     DIRECTORY,
     FIFO,
     HARD_LINK,
+    MAX_DEPTH,
     REGULAR,
     SYMLINK,
     TarEntry,
@@ -37,7 +38,6 @@ from buildkit_py.layers.whiteout import META_PREFIX, OPAQUE_NAME, PREFIX
 _IMPLIED = Attributes(mode=0o755)
 _KINDS = {CHARACTER: modes.S_IFCHR, BLOCK_DEVICE: modes.S_IFBLK, FIFO: modes.S_IFIFO}
 _SMALL = 1 << 20
-_MAX_DEPTH = 512
 _BAD_ENTRY = frozenset(
     (
         *(errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP, errno.ENOTDIR, errno.EISDIR),
@@ -156,10 +156,10 @@ class EntryPlacer:
             return known
         try:
             resolved = self.writer.resolve(path, top=self._base)
-            if resolved.count(b"/") > _MAX_DEPTH:
+            if resolved.count(b"/") > MAX_DEPTH:
                 raise CorruptArchive(
                     f"cannot unpack into {os.fsdecode(path[:80])}…: "
-                    f"more than {_MAX_DEPTH} directories inside each other"
+                    f"more than {MAX_DEPTH} directories inside each other"
                 )
             made = self.writer.make_directories(resolved, self._implied)
             self._placed.update(directory.real for directory in made)

@@ -10,7 +10,6 @@ and set by `close`, when nothing is put into them any more.
 from __future__ import annotations
 
 import os
-import shutil
 import stat as modes
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -19,6 +18,7 @@ from typing import Self
 
 from buildkit_py.errors import CopyError
 from buildkit_py.layers.attributes import Attributes, AttributeSetter
+from buildkit_py.layers.removal import remove_directory
 from buildkit_py.layers.tree import MergedTree, Node
 from buildkit_py.layers.upper import (
     UpperDirectory,
@@ -356,7 +356,7 @@ class TreeWriter:
         if modes.S_ISDIR(status.st_mode):
             self.generation += 1
             self._forget(join(directory.path, name))
-            shutil.rmtree(real)
+            remove_directory(real)
         else:
             self.generation += modes.S_ISLNK(status.st_mode)
             os.unlink(real)

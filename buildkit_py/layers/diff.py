@@ -26,6 +26,7 @@ from buildkit_py.layers.tar import (
     DIRECTORY,
     FIFO,
     HARD_LINK,
+    MAX_DEPTH,
     REGULAR,
     SYMLINK,
     LayerWriter,
@@ -92,6 +93,11 @@ class _Walker:
         stack = [(upper, b"")]
         while stack:
             real, prefix = stack.pop()
+            if prefix.count(b"/") > MAX_DEPTH:
+                raise StoreError(
+                    f"/{os.fsdecode(prefix[:80])}… cannot be stored in a layer: more than"
+                    f" {MAX_DEPTH} directories inside each other"
+                )
             below = self._directory(real, prefix)
             stack.extend((real + b"/" + name, prefix + name + b"/") for name in reversed(below))
 

@@ -18,6 +18,8 @@ from buildkit_py.errors import CorruptArchive
 
 BLOCK = 512
 BATCH = 1 << 20
+MAX_DEPTH = 1024
+"""Directories inside each other: a tar with more takes for ever to unpack, name by name."""
 
 REGULAR = b"0"
 HARD_LINK = b"1"

@@ -50,25 +50,11 @@ def remove_tree(tree: Path) -> None:
         except (RecursionError, OSError) as error:
             if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
                 raise
-            _flatten(tree)
+            from buildkit_py.layers.removal import remove_flat  # noqa: PLC0415 - hardly ever
+
+            remove_flat(os.fsencode(tree))
     else:
         tree.unlink(missing_ok=True)
-
-
-def _flatten(tree: Path) -> None:
-    """Delete a tree too deep for recursion or for one path, by moving its directories up."""
-    waiting = [tree]
-    while waiting:
-        folder = waiting.pop()
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    moved = tree.with_name(os.urandom(8).hex())
-                    os.rename(entry.path, moved)
-                    waiting.append(moved)
-                else:
-                    os.unlink(entry.path)
-        folder.rmdir()
 
 
 def _unlock(tree: Path) -> None:

@@ -27,6 +27,7 @@ from buildkit_py.layers.tar import (
 )
 from buildkit_py.layers.tar_reader import LayerReader, TarLimits
 from buildkit_py.layers.whiteout import default_opaque_xattr
+from buildkit_py.store.trash import remove_tree
 from tests.trees import Hard, Link, Special, With, contents, make_tree, read_stack
 
 WHITEOUT = Special(stat.S_IFCHR)
@@ -309,16 +310,40 @@ def test_a_name_too_long_for_the_file_system_is_the_archives_fault(tmp_path: Pat
     [
         [file(b"n/" * 1500 + b"f")],
         [
-            (b"n/" * 400, DIRECTORY, b""),
-            (b"l", SYMLINK, b"n/" * 400),
-            file(b"l/" + b"m/" * 400 + b"f"),
+            (b"n/" * 700, DIRECTORY, b""),
+            (b"l", SYMLINK, b"n/" * 700),
+            file(b"l/" + b"m/" * 700 + b"f"),
         ],
     ],
     ids=["written", "by a link"],
 )
 def test_a_depth_that_no_program_could_walk_is_refused(tmp_path: Path, members: list[Any]) -> None:
-    with pytest.raises(CorruptArchive, match="more than 512 directories"):
+    with pytest.raises(CorruptArchive, match="more than 1024 directories"):
         apply(tmp_path, layer(*members))
+
+
+def test_a_deep_tree_can_be_replaced_and_read_back(tmp_path: Path) -> None:
+    deep = layer(file(b"n/" * 1000 + b"f"))
+    apply(tmp_path, deep)
+    out = io.BytesIO()
+    write_layer(tmp_path / "layer", out)
+    assert apply(tmp_path, out.getvalue(), "again").content_size == 1
+    replaced = layer(file(b"n/" * 1000 + b"f"), file(b"n"))
+    apply(tmp_path, replaced, "replaced")
+    assert os.listdir(tmp_path / "replaced") == ["n"]
+    here = os.open(tmp_path / "layer", os.O_RDONLY)
+    for _ in range(1100):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir("n", dir_fd=here)
+        inside = os.open("n", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = inside
+    os.close(here)
+    with pytest.raises(StoreError, match="more than 1024 directories"):
+        write_layer(tmp_path / "layer")
+    for name in ("layer", "again", "replaced"):
+        remove_tree(tmp_path / name)
+    assert os.listdir(tmp_path) == []
 
 
 def test_an_attribute_too_large_for_the_kernel_is_the_archives_fault(tmp_path: Path) -> None:
