@@ -255,8 +255,8 @@ class _Splitter:
             pieces.append((length, offset))
             parts.append(body)
             length += len(body)
-            last = self.next
             following = self._continuation(empty) if match else None
+            last = self.next
             if following is None:
                 break
             text, offset = following

@@ -10,10 +10,14 @@ if TYPE_CHECKING:
 _LONGEST = 64
 
 
-def edit_distance(one: str, other: str) -> int:
-    """Levenshtein distance."""
+def edit_distance(one: str, other: str, limit: int = 1 << 30) -> int:
+    """Levenshtein distance; at least `limit` where it is that or more."""
+    if abs(len(one) - len(other)) >= limit:
+        return limit
     row = list(range(len(other) + 1))
     for index, left in enumerate(one, 1):
+        if min(row) >= limit:
+            return limit
         previous, row[0] = row[0], index
         for column, right in enumerate(other, 1):
             cost = min(row[column] + 1, row[column - 1] + 1, previous + (left != right))
@@ -32,8 +36,9 @@ def nearest(word: str, options: Iterable[str], *, case_sensitive: bool = True) -
     best, best_distance = None, 3
     letters = sorted(wanted)
     # of equals, one with the same letters comes first: --chwon is chown rather than chmod
-    for option in sorted(options, key=lambda name: (sorted(name) != letters, name)):
-        distance = edit_distance(wanted, option if case_sensitive else option.lower())
+    near = [option for option in options if abs(len(option) - len(word)) < best_distance]
+    for option in sorted(near, key=lambda name: (sorted(name) != letters, name)):
+        distance = edit_distance(wanted, option if case_sensitive else option.lower(), 3)
         if distance == 0:
             return None
         if distance < min(best_distance, len(word)):
