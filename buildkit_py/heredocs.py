@@ -42,7 +42,7 @@ class Heredoc:
         return re.sub(r"(?m)^\t+", "", self.body) if self.strip_tabs else self.body
 
 
-def may_have_heredocs(text: str, escape: str) -> bool:
+def may_have_heredocs(text: str) -> bool:
     """Whether the instruction's keyword takes here-documents and its form is not JSON."""
     keyword, text = _split_keyword(text)
     if keyword == "ONBUILD":
@@ -50,7 +50,7 @@ def may_have_heredocs(text: str, escape: str) -> bool:
     if keyword not in _HEREDOC_KEYWORDS:
         return False
     try:
-        return parse_json_array(text[skip_flags(text, escape) :]) is None
+        return parse_json_array(text[skip_flags(text) :]) is None
     except NotStrings:
         return False
 
@@ -112,17 +112,16 @@ def _quotes(text: str) -> int:
 
 # ------------------------------------------------------------------ flags and arrays
 @cache
-def _flags(escape: str) -> re.Pattern[str]:
-    esc = re.escape(escape)
-    double = rf'"(?:[^"{esc}]|{esc}.)*+(?:"|{esc}?\Z)'
-    single = rf"'(?:[^'{esc}]|{esc}.)*+(?:'|{esc}?\Z)"
-    flag = rf"""--(?=[^\s])(?:[^\s"'{esc}]|{esc}.|{double}|{single})*+\s*+"""
+def _flags() -> re.Pattern[str]:
+    double = r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)'
+    single = r"'(?:[^'\\]|\\.)*+(?:'|\\?\Z)"
+    flag = rf"""--(?=[^\s])(?:[^\s"'\\]|\\.|{double}|{single})*+\s*+"""
     return re.compile(rf"(?:{flag})*+(?:--(?=\s|\Z)\s*+)?", re.DOTALL)
 
 
-def skip_flags(text: str, escape: str) -> int:
-    """Where the operands begin, behind any leading `--flags`."""
-    match = _flags(escape).match(text) if text.startswith("--") else None
+def skip_flags(text: str) -> int:
+    """Where the operands begin, behind any leading `--flags`; a backslash escapes in those."""
+    match = _flags().match(text) if text.startswith("--") else None
     return match.end() if match else 0
 
 

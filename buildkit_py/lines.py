@@ -300,7 +300,7 @@ class _Splitter:
             empty_continuations=empty,
             escape=self.directives.escape,
         )
-        if "<<" in text and may_have_heredocs(text, self.directives.escape):
+        if "<<" in text and may_have_heredocs(text):
             line = self._with_heredocs(line)
         self.lines.append(line)
 

@@ -46,13 +46,13 @@ def print_dockerfile(dockerfile: Dockerfile) -> str:
     for instruction in dockerfile.instructions:
         if isinstance(instruction, From) and out:
             out.append("")
-        out.append(print_instruction(instruction, directives.escape))
+        out.append(print_instruction(instruction))
     return "\n".join(out) + "\n"
 
 
-def print_instruction(instruction: Instruction, escape: str = "\\") -> str:
+def print_instruction(instruction: Instruction) -> str:
     """One instruction with its here-documents, without a line end."""
-    flags = "".join(f" {_flag(name, value, escape)}" for name, value in _flags(instruction))
+    flags = "".join(f" {_flag(name, value)}" for name, value in _flags(instruction))
     text = f"{instruction.keyword}{flags} {_operands(instruction)}".rstrip(" ")
     if isinstance(instruction, OnBuild):
         return text  # its bodies are part of its text
@@ -60,12 +60,12 @@ def print_instruction(instruction: Instruction, escape: str = "\\") -> str:
 
 
 # ------------------------------------------------------------------ flags
-def _flag(name: str, value: str | None, escape: str) -> str:
+def _flag(name: str, value: str | None) -> str:
     if value is None:
         return f"--{name}"
-    if value and not any(character in value for character in f" \t\v\f\r\x85\xa0\"'{escape}"):
+    if value and not any(character in value for character in " \t\v\f\r\x85\xa0\"'\\"):
         return f"--{name}={value}"
-    inner = value.replace(escape, escape * 2).replace('"', escape + '"')
+    inner = value.replace("\\", "\\\\").replace('"', '\\"')
     return f'--{name}="{inner}"'
 
 

@@ -148,7 +148,7 @@ def parse_arguments(shape: Shape, line: LogicalLine, escape: str) -> Arguments:
         message = f"more than {MAX_WORDS} words in one instruction"
         raise SyntaxProblem(message, span=line.span)
     tokens = _tokens(shape, text, escape, line)
-    flags = tuple(_flag(token, base, escape) for token in tokens if token[0] == "FLAG")
+    flags = tuple(_flag(token, base) for token in tokens if token[0] == "FLAG")
     words = tuple(
         Word(text=word, start=base + start, end=base + end)
         for kind, word, start, end in tokens
@@ -188,21 +188,24 @@ def _rest(shape: Shape, text: str, base: int, tokens: tuple[_Token, ...]) -> Wor
     return Word(text=text[start:], start=base + start, end=base + len(text))
 
 
-def _flag(token: _Token, base: int, escape: str) -> Flag:
+def _flag(token: _Token, base: int) -> Flag:
     _, text, start, end = token
-    if "'" in text or '"' in text or escape in text:
-        text = _unquote(text, escape)
+    if "'" in text or '"' in text or "\\" in text:
+        text = _unquote(text)
     name, equals, value = text[2:].partition("=")
     return Flag(name=name, value=value if equals else None, start=base + start, end=base + end)
 
 
-def _unquote(text: str, escape: str) -> str:
-    """Quotes and escapes of a flag word removed; both kinds of quotes know the escape."""
+def _unquote(text: str) -> str:
+    """Quotes and escapes of a flag word removed; both kinds of quotes know the escape.
+
+    That is a backslash always: the reference builder reads flags before it looks at directives.
+    """
     out: list[str] = []
     quote = ""
     characters = iter(text)
     for character in characters:
-        if character == escape:
+        if character == "\\":
             out.append(next(characters, ""))
         elif quote:
             if character == quote:
@@ -225,6 +228,7 @@ _PLAIN_OPERAND = {
 }
 _TYPE = re.compile(rf"[^{BLANKS}]++")
 _SKIP = re.compile(rf"{_BLANK}*+")
+_ASCII_BLANKS = re.compile(r"[\t\v\f\r ]*+")  # what separates words; the others are part of them
 
 
 def _skip(text: str, position: int) -> int:
@@ -252,12 +256,14 @@ def _plain(rule: str, text: str) -> tuple[_Token, ...] | None:
             tokens.append(("TEXT", text[position:], position, len(text)))
         return tuple(tokens)
     operand = _PLAIN_OPERAND[rule]
+    blanks = _ASCII_BLANKS if rule == "words" else _SKIP
     while position < len(text):
         match = operand.match(text, position)
         if not match:
             return None
         tokens.append(("WORD", match.group(), match.start(), match.end()))
-        position = _skip(text, match.end())
+        behind = blanks.match(text, match.end())
+        position = behind.end() if behind else len(text)
     return tuple(tokens)
 
 
@@ -312,7 +318,7 @@ def _parser(rule: str, escape: str) -> Any:
     from lark import Lark
 
     grammar = files("buildkit_py").joinpath("grammar.lark").read_text("utf-8")
-    class_form = r"\t\n\v\f\r \x85\xa0"
+    class_form = r"\t\n\v\f\r " + ("" if rule == "words" else r"\x85\xa0")
     for name, pattern in (
         ("NOT_SPACE", f"[^{class_form}]"),
         ("SPACES", class_form),

@@ -158,16 +158,19 @@ def _lint(
 ) -> tuple[tuple[Finding, ...], PybuildError | None]:
     from dataclasses import replace
 
-    from buildkit_py.dockerfile import parse
+    from buildkit_py.dockerfile import parse_leniently
+    from buildkit_py.errors import DockerfileErrors
     from buildkit_py.lint import check_options, lint
     from buildkit_py.stages import plan
 
-    dockerfile = parse(given.source)
+    dockerfile, problems = parse_leniently(given.source)
     options = build_options(args, all_stages=True)
     check = replace(check_options(dockerfile, options), extended=extended)
     stage_plan: StagePlan | None = None
     error: PybuildError | None = None
     try:
+        if problems:
+            raise DockerfileErrors(problems)
         stage_plan = plan(dockerfile, options)
     except PybuildError as problem:
         error = problem

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from buildkit_py.source import SourceFile, Span
 
 
+_FAILED = "failed to build: failed to solve: "  # what a check does not say of errors
+
+
 def check_to_text(findings: Sequence[Finding], error: PybuildError | None) -> str:
     """The report as people read it."""
     count = len(findings)
@@ -51,11 +54,13 @@ def check_to_json(
             }
             for finding in findings
         ],
-        "sources": [{"fileName": source.name, "language": "Dockerfile", "data": _data(source)}],
+        "sources": [{"filename": source.name, "data": _data(source), "language": "Dockerfile"}],
     }
     if error is not None:
+        from buildkit_py.cli.render import final_line
+
         problems = error.problems if isinstance(error, DockerfileErrors) else (error,)
-        message = "; ".join(problem.message for problem in problems)
+        message = "; ".join(final_line(problem).removeprefix(_FAILED) for problem in problems)
         out["buildError"] = {"message": message, "location": _location(error.spans)}
     return out
 

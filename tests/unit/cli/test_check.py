@@ -244,3 +244,25 @@ def test_each_hand_over_can_be_dumped(run: Any) -> None:
         "[internal] load build context",
         "[1/1] COPY x   /y",
     ]
+
+
+def test_check_of_a_broken_file_has_the_warnings_and_the_error_in_buildkits_fields(
+    run: Any,
+) -> None:
+    text = "FROM scratch\nCMD x\nCOPPY a\n"
+    status, out, _ = run("check", "--format", "json", text=text)
+    report = json.loads(out)
+    assert status == 1
+    assert [item["ruleName"] for item in report["warnings"]] == ["JSONArgsRecommended"]
+    assert report["buildError"] == {
+        "message": "dockerfile parse error on line 3: unknown instruction: COPPY"
+        " (did you mean COPY?)",
+        "location": {"ranges": [{"start": {"line": 3}, "end": {"line": 3}}]},
+    }
+    assert report["sources"] == [
+        {
+            "filename": "Dockerfile",
+            "data": base64.b64encode(text.encode()).decode(),
+            "language": "Dockerfile",
+        }
+    ]

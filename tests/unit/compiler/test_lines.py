@@ -202,3 +202,7 @@ def test_a_missing_terminator_is_said_at_its_marker() -> None:
 
 def test_splitting_goes_on_behind_a_here_document() -> None:
     assert texts("RUN <<E\nFROM b\nE\nRUN c") == ["RUN <<E", "RUN c"]
+
+
+def test_comments_behind_a_last_continuation_belong_to_the_instruction() -> None:
+    assert [line.last for line in split("FROM a\nRUN b \\\n# c\n\n").lines] == [1, 4]

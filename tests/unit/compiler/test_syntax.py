@@ -90,3 +90,16 @@ def test_the_escape_directive_reaches_the_words() -> None:
     item = parse("# escape=`\nFROM a\nENV a=b` c d=\\").stages[0].instructions[0]
     assert isinstance(item, Env)
     assert [(pair.key, pair.value) for pair in item.pairs] == [("a", "b` c"), ("d", "\\")]
+
+
+def test_a_backslash_escapes_in_flags_whatever_the_directive_says() -> None:
+    text = "# escape=`\nFROM a\nCOPY --chown=1\\:2 --exclude=a`b x y\n"
+    item = parse(text).stages[0].instructions[0]
+    assert isinstance(item, Copy)
+    assert (item.chown, item.exclude) == ("1:2", ("a`b",))
+
+
+def test_a_no_break_space_is_part_of_a_path() -> None:
+    item = parse("FROM a\nCOPY a\xa0b \xa0 c d").stages[0].instructions[0]
+    assert isinstance(item, Copy)
+    assert item.sources == ("a\xa0b", "\xa0", "c")
