@@ -76,7 +76,7 @@ while :; do
     free=$(( free + 150 ))
 done
 "$@" > log 2>&1 || cat log
-cat meta.json
+tr -d '\\n' < meta.json
 """
 _DOCKERFILE = """\
 FROM busybox
