@@ -33,6 +33,7 @@ def render_error(error: BaseException) -> str:
         shown = _excerpt(error.spans, caret=not isinstance(error, ExecError))
         if shown:
             parts.append(shown)
+        parts.extend(_details(error.message))
         hint = _hint(error)
         if hint:
             parts.append(hint)
@@ -83,7 +84,13 @@ def _os_error(error: OSError) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split("\n")).strip()
+    lines = text.split("\n")
+    return " ".join(line for line in lines if line not in _details(text)).strip()
+
+
+def _details(text: str) -> list[str]:
+    """Lines of a message that are a list: those behind the first that are indented."""
+    return [line for line in text.split("\n")[1:] if line.startswith("  ")]
 
 
 def _problem(problem: DockerfileError | PlanError) -> str:

@@ -49,9 +49,13 @@ def compare(store: Store, first: Sequence[int | None], second: Sequence[int | No
         if len(found) > len(shown):
             shown.append(f"and {len(found) - len(shown)} more")
         raise PybuildError(
-            "the build is not reproducible:\n  " + "\n  ".join(shown),
+            f"the build is not reproducible: {_counted(len(found))}\n  " + "\n  ".join(shown),
             hint="let the step write the same bytes each time, or remove what it need not keep",
         )
+
+
+def _counted(number: int) -> str:
+    return f"{number} difference" + ("s" if number > 1 else "")
 
 
 def _differences(store: Store, one: int | None, two: int | None) -> Iterator[str]:
