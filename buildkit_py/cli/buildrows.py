@@ -130,6 +130,7 @@ def build_row(record: BuildRecord) -> dict[str, Any]:
         "TotalSteps": len(steps),
         "CachedSteps": sum(bool(step.get("cached")) for step in steps),
         "Error": summary.get("error") or "",
+        "Replay": summary.get("replay") or "",
     }
 
 

@@ -237,9 +237,10 @@ def _print_record(record: BuildRecord, steps: list[_Step]) -> None:
     for label, value in facts:
         if value:
             print(f"{label + ':':<16}{value}")
-    error = record.data.get("summary", {}).get("error")
-    if error:
-        print(f"{'Error:':<16}{error}")
+    summary = record.data.get("summary", {})
+    for name in ("error", "replay"):
+        if summary.get(name):
+            print(f"{name.capitalize() + ':':<16}{summary[name]}")
     rows = [
         (
             f"{step.seconds:.1f}s",

@@ -148,19 +148,16 @@ class _Build:
     def _failed(self, error: BaseException) -> None:
         stopped = isinstance(error, BuildCancelled | KeyboardInterrupt)
         message = "canceled" if stopped else str(error)
+        warnings = tuple(self._warnings)
         self.emit(
-            BuildCompleted(
-                time=self.clock(),
-                error=message,
-                cancelled=stopped,
-                warnings=tuple(self._warnings),
-            )
+            BuildCompleted(time=self.clock(), error=message, cancelled=stopped, warnings=warnings)
         )
         if isinstance(error, PybuildError):
-            error.warnings = tuple(self._warnings)
+            error.warnings = warnings
         if self._recording is not None:
             status = "canceled" if stopped else "error"
-            self._recording.finish(status, self.clock(), None, {"error": message})
+            summary = {"error": message, "replay": getattr(error, "replay", None)}
+            self._recording.finish(status, self.clock(), None, summary)
 
     def _run(self, stack: ExitStack) -> BuildResult:
         outputs = Outputs.of(self.request)  # wrong options end the build before it begins

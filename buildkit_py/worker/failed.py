@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from buildkit_py.graph import TmpfsMount
 from buildkit_py.runtime import spec as sandbox
 
 if TYPE_CHECKING:
@@ -55,13 +56,50 @@ def run_again(spec: sandbox.SandboxSpec) -> sandbox.SandboxSpec:
 
 
 def replay_command(op: ExecOp, root: Result | None, command: str) -> str:
-    """A command that runs the step again by hand, without its secrets."""
+    """A command that runs the step again by hand, without its secrets.
+
+    What `run` cannot give again (mounts of contexts, stages, caches, secrets and agents) is named
+    in a comment behind it.
+    """
     image = "scratch" if root is None else f"snapshot:{root.snapshot}"
-    words = [command, "run", "--rm", "-it"]
+    words = [command, "run", "--rm", "-it", *_surroundings(op)]
     if op.cwd not in {"", "/"}:
         words += ["-w", op.cwd]
     if op.user:
         words += ["-u", op.user]
     for entry in op.env:
         words += ["-e", entry]
-    return shlex.join([*words, image, *op.arguments])
+    missing = [mount for mount in op.mounts if not isinstance(mount, TmpfsMount)]
+    kinds = {type(mount).__name__.removesuffix("Mount").lower(): None for mount in missing}
+    comment = f"  # without its mounts: {', '.join(kinds)}" if kinds else ""
+    return shlex.join([*words, image, *_with_heredocs(op)]) + comment
+
+
+def _surroundings(op: ExecOp) -> list[str]:
+    words = []
+    if op.network != "default":
+        words += ["--network", op.network]
+    if op.security == "insecure":
+        words.append("--privileged")
+    if op.shm_size:
+        words += ["--shm-size", str(op.shm_size)]
+    for limit in op.ulimits:
+        words += ["--ulimit", limit]
+    for name, address in op.extra_hosts:
+        words += ["--add-host", f"{name}:{address}"]
+    for mount in op.mounts:
+        if isinstance(mount, TmpfsMount):
+            size = f":size={mount.size}" if mount.size else ""
+            words += ["--tmpfs", f"{mount.target}{size}"]
+    return words
+
+
+def _with_heredocs(op: ExecOp) -> list[str]:
+    """The program, after the scripts that its step had in /dev/pipes are there again."""
+    if not op.heredocs:
+        return list(op.arguments)
+    lines = ["mkdir /dev/pipes"]
+    for name, body in op.heredocs:
+        path = shlex.quote(f"/dev/pipes/{name}")
+        lines += [f"printf %s {shlex.quote(body)} > {path}", f"chmod 755 {path}"]
+    return ["/bin/sh", "-c", "\n".join([*lines, f"exec {shlex.join(op.arguments)}"])]
