@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from buildkit_py.instructions.base import Instruction
+
+
+_NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +75,7 @@ def parse_leniently(
     source: str | SourceFile, name: str = "Dockerfile"
 ) -> tuple[Dockerfile, tuple[DockerfileError, ...]]:
     """Parse what can be parsed; with it, every problem of the file in the order of lines."""
-    file = source if isinstance(source, SourceFile) else SourceFile(name=name, text=source)
+    file = source if isinstance(source, SourceFile) else SourceFile(name=name, text=_text(source))
     split = split_lines(file)
     problems: list[DockerfileError] = list(split.problems)
     parsed: list[tuple[LogicalLine, Instruction | None]] = []
@@ -119,6 +123,11 @@ def parse_onbuild(text: str, *, name: str = "ONBUILD trigger") -> Instruction:
                 )
             )
     raise DockerfileErrors(problems)
+
+
+def _text(source: str) -> str:
+    """A text without the surrogates that stand for no byte of a file: nothing can write those."""
+    return source if source.isascii() else _NO_BYTE.sub("\ufffd", source)
 
 
 def _group(

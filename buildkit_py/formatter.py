@@ -32,6 +32,7 @@ INDENT = "    "
 _RUNS = re.compile(r"[ \t]+")
 _FROM_AS = re.compile(r"(\s)as(\s+\S+\s*)\Z", re.IGNORECASE)
 _ONBUILD = re.compile(r"(ONBUILD\s+)([A-Za-z]+)", re.IGNORECASE)
+_ROUNDS = 3  # a line that holds the escape character alone settles in the second
 _EXACT = frozenset({"MAINTAINER", "USER", "WORKDIR", "STOPSIGNAL"})
 
 
@@ -70,6 +71,10 @@ def _instruction(line: LogicalLine, physical: list[str], escape: str) -> str:
     if line.keyword.upper() in _EXACT and len(written) > 1:
         return original
     formatted = _layout(line, written, escape)
+    for _ in range(_ROUNDS if len(written) > 2 else 0):
+        before, formatted = formatted, _layout(line, formatted.split("\n"), escape)
+        if before == formatted:
+            break
     return formatted if _same_meaning(original, formatted, line, escape) else original
 
 

@@ -103,3 +103,10 @@ def test_an_instruction_has_a_bounded_number_of_here_documents_and_words() -> No
     with pytest.raises(DockerfileErrors) as caught:
         parse("FROM a\nCOPY " + "\\\n".join(["a " * 30_000] * 17) + " /x/\n")
     assert caught.value.message == "more than 500000 words in one instruction"
+
+
+def test_a_text_that_no_file_can_hold_is_mended() -> None:
+    assert (
+        parse("FROM a\nUSER b\ud800c\udc80").stages[0].instructions[0].text
+        == "USER b\ufffdc\udc80"
+    )

@@ -52,3 +52,8 @@ def test_blank_lines_of_a_here_document_do_not_stop_others_from_being_joined() -
 def test_a_file_that_does_not_parse_is_not_formatted() -> None:
     with pytest.raises(DockerfileErrors):
         formatted("FROM\n")
+
+
+def test_a_line_with_the_escape_character_alone_is_stable_after_one_run() -> None:
+    once = format_dockerfile(SourceFile(name="", text="FROM x\nARG a=0\\\n\\\n b c=1\n"))
+    assert format_dockerfile(SourceFile(name="", text=once)) == once
