@@ -302,7 +302,7 @@ class Workshop:
             network="bridge" if bridge else "host",
             connect=bridge.hooks if bridge else None,
             dns=bridge.servers if bridge else (),
-            entitlements=frozenset(item.partition("=")[0] for item in self.request.allow),
+            entitlements=frozenset(self.request.allow),
             timeout=self.request.step_timeout,
             one_id=one_id,
             clock=self.env.clock,

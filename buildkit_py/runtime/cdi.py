@@ -1,37 +1,50 @@
 """Devices by CDI name (`vendor/class=device`), from the JSON files of /etc/cdi and /var/run/cdi.
 
-Device nodes of a specification are given to the step. Environment, mounts and hooks that a
-specification may hold as well are not applied; a specification that needs hooks is refused.
+Device nodes, environment and mounts of a specification are given to the step; one that needs hooks
+is refused, since they are programs of the host.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from buildkit_py.errors import UnsupportedHost
-from buildkit_py.runtime.spec import DeviceNode
+from buildkit_py.runtime.spec import DeviceNode, HostMount
 
 _FOLDERS = ("/etc/cdi", "/var/run/cdi")
 
 
+@dataclass(slots=True)
+class Devices:
+    """What steps get of devices: nodes and mounts by their place, variables by their name."""
+
+    nodes: dict[str, DeviceNode] = field(default_factory=dict)
+    mounts: dict[str, HostMount] = field(default_factory=dict)
+    env: dict[str, str] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
+
+
 def find_devices(
     requests: Sequence[tuple[str, bool]], folders: Sequence[str] = _FOLDERS
-) -> tuple[DeviceNode, ...]:
-    """The nodes of (name, required) requests. Raises UnsupportedHost for one that is missing."""
+) -> Devices:
+    """What (name, required) requests come to. Raises UnsupportedHost for one that is missing."""
     known = list(_specifications(folders))
-    found: dict[str, DeviceNode] = {}
+    found = Devices()
     for name, required in requests:
-        nodes = list(_matching(name, known))
-        if not nodes and required:
+        edits = list(_matching(name, known))
+        if not edits and required:
             raise UnsupportedHost(
                 f"required CDI device {name} is not registered",
                 hint=f"its specification belongs into {folders[0]}, as JSON",
             )
-        found.update({node.path: node for node in nodes})
-    return tuple(found.values())
+        for edit in edits:
+            _apply(edit, name, found)
+        found.names += [name] if edits else []
+    return found
 
 
 def _specifications(folders: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -45,7 +58,7 @@ def _specifications(folders: Sequence[str]) -> Iterator[dict[str, Any]]:
                 yield value
 
 
-def _matching(name: str, known: Sequence[dict[str, Any]]) -> Iterator[DeviceNode]:
+def _matching(name: str, known: Sequence[dict[str, Any]]) -> Iterator[Any]:
     """`vendor/class=name`, `vendor/class=*`, `vendor/class` (its first), or a class alone."""
     kind, separator, device = name.partition("=")
     for specification in known:
@@ -58,15 +71,28 @@ def _matching(name: str, known: Sequence[dict[str, Any]]) -> Iterator[DeviceNode
         elif not separator:
             devices = devices[:1]
         for item in devices:
-            yield from _nodes(specification.get("containerEdits"), name)
-            yield from _nodes(item.get("containerEdits"), name)
+            yield specification.get("containerEdits")
+            yield item.get("containerEdits")
 
 
-def _nodes(edits: Any, name: str) -> Iterator[DeviceNode]:
+def _apply(edits: Any, name: str, found: Devices) -> None:
     if not isinstance(edits, dict):
         return
     if edits.get("hooks"):
         raise UnsupportedHost(f"CDI device {name} needs hooks, which are not run here")
     for node in edits.get("deviceNodes") or []:
         if isinstance(node, dict) and isinstance(node.get("path"), str):
-            yield DeviceNode(path=node["path"], source=str(node.get("hostPath") or node["path"]))
+            path = node["path"]
+            found.nodes[path] = DeviceNode(path=path, source=str(node.get("hostPath") or path))
+    for text in edits.get("env") or []:
+        variable, _, value = str(text).partition("=")
+        found.env[variable] = value
+    for mount in edits.get("mounts") or []:
+        if isinstance(mount, dict) and {"hostPath", "containerPath"} <= mount.keys():
+            target, options = str(mount["containerPath"]), mount.get("options") or []
+            found.mounts[target] = HostMount(
+                target=target,
+                source=str(mount["hostPath"]),
+                readonly="rw" not in options,
+                recursive="rbind" in options,
+            )

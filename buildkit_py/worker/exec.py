@@ -33,6 +33,7 @@ from buildkit_py.worker.secrets import Masker
 if TYPE_CHECKING:
     from buildkit_py.graph import Vertex
     from buildkit_py.platforms import Platform
+    from buildkit_py.runtime.cdi import Devices
     from buildkit_py.runtime.executor import Executor, ExitStatus, RunHooks, StubRecord
     from buildkit_py.solver.ports import RunContext
     from buildkit_py.store.snapshots import Active
@@ -194,9 +195,13 @@ class _Step:
             raise SolveError(
                 f"network mode {network} is not available here", hint="use host or none"
             )
+        devices = self._devices()
         process = sandbox.ProcessSpec(
             arguments=op.arguments,
-            env=self._environment(mounts),
+            env=(
+                *(f"{name}={value}" for name, value in devices.env.items()),
+                *self._environment(mounts),
+            ),
             cwd=op.cwd or "/",
             user=op.user,
             rlimits=(*group.rlimits, *parse_ulimits(op.ulimits)),
@@ -205,8 +210,13 @@ class _Step:
         return sandbox.SandboxSpec(
             root=sandbox.DirectoryTree(path="/"),  # replaced when it is known
             process=process,
-            mounts=(*self._files(network), *self._lone_apt(active), *mounts.mounts),
-            devices=self._devices(),
+            mounts=(
+                *self._files(network),
+                *self._lone_apt(active),
+                *devices.mounts.values(),
+                *mounts.mounts,
+            ),
+            devices=tuple(devices.nodes.values()),
             hostname=op.hostname,
             network=network if network in {"host", "none"} else "wait",
             seccomp=b"" if insecure else default_filter(one_owner=self.settings.one_id),
@@ -244,12 +254,18 @@ class _Step:
         text = b'APT::Sandbox::User "root";\n'
         return [sandbox.FileMount(target=f"/{folder}/zz-one-id", content=text)]
 
-    def _devices(self) -> tuple[sandbox.DeviceNode, ...]:
-        if not self.op.devices:
-            return ()
-        from buildkit_py.runtime.cdi import find_devices  # noqa: PLC0415  (rare)
+    def _devices(self) -> Devices:
+        from buildkit_py.runtime.cdi import Devices, find_devices  # noqa: PLC0415  (rare)
 
-        return find_devices([(device.name, device.required) for device in self.op.devices])
+        if not self.op.devices:
+            return Devices()
+        found = find_devices([(device.name, device.required) for device in self.op.devices])
+        allowed = self.settings.entitlements
+        for name in found.names:
+            wide = {"device", f"device={name}", f"device={name.partition('=')[0]}"}
+            if allowed is not None and not wide & allowed:
+                raise SolveError(f"device {name} is not allowed", hint="build with --allow device")
+        return found
 
     # -------------------------------------------------------------- running
     def _run_in(
