@@ -192,9 +192,12 @@ class LayerStore:
         """Bytes of the layer's files, remembered."""
         with explain_os_errors(f"cannot read layer {layer.id}"):
             size = tree_size(layer.directory)
+        self._remember_size(layer, size)
+        return size
+
+    def _remember_size(self, layer: Layer, size: int) -> None:
         with self._db.transaction() as connection:
             connection.execute("UPDATE layers SET size = ? WHERE id = ?", (size, layer.id))
-        return size
 
     def diff_id(self, layer: Layer) -> Digest:
         """Digest of the uncompressed tar, remembered."""
@@ -245,6 +248,7 @@ class LayerStore:
                 clamp_mtime = min(limit for limit in limits if limit is not None)
             with explain_os_errors(f"cannot read layer {layer.id}"):
                 written = write_layer(layer.directory, out, clamp_mtime=clamp_mtime)
+            self._remember_size(layer, written.content_size)
             return written.diff_id, written.size
         self._ensure_original(layer)
         with self._content.open(layer.blob.digest) as file, open_decompressor(file) as stream:

@@ -210,3 +210,15 @@ def test_usage_counts_bytes_of_files_and_hard_links_once(store: Store) -> None:
         (active.upper / "l").symlink_to("a")
         snapshot = store.snapshots.commit(active)
     assert store.snapshots.usage(snapshot.id) == 1000
+
+
+def test_a_layers_tar_tells_its_size_too(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files are not walked again only to be measured."""
+    with store.snapshots.prepare(None) as active:
+        (active.upper / "a").write_bytes(b"x" * 700)
+        (active.upper / "b").hardlink_to(active.upper / "a")
+        (active.upper / "c").symlink_to("a")
+        snapshot = active.commit()
+    store.snapshots.layer(snapshot.id, Variant(compression="uncompressed"))
+    monkeypatch.setattr("buildkit_py.store.layers.tree_size", lambda _: 1 / 0)
+    assert store.snapshots.usage(snapshot.id) == 700
