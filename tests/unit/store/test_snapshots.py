@@ -218,7 +218,7 @@ def test_a_layers_tar_tells_its_size_too(store: Store, monkeypatch: pytest.Monke
         (active.upper / "a").write_bytes(b"x" * 700)
         (active.upper / "b").hardlink_to(active.upper / "a")
         (active.upper / "c").symlink_to("a")
-        snapshot = active.commit()
+        snapshot = store.snapshots.commit(active)
     store.snapshots.layer(snapshot.id, Variant(compression="uncompressed"))
     monkeypatch.setattr("buildkit_py.store.layers.tree_size", lambda _: 1 / 0)
     assert store.snapshots.usage(snapshot.id) == 700
