@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from buildkit_py.errors import UsageError
 
@@ -41,6 +41,7 @@ class Platform:
     architecture: str = "amd64"
     variant: str = ""
     os_version: str = ""
+    os_features: tuple[str, ...] = field(default=(), compare=False)  # said, never asked for
 
     def __str__(self) -> str:
         parts = [self.os, self.architecture]

@@ -53,6 +53,12 @@ def configure(parser: CommandParser) -> None:
         "--os-version", metavar="text", help="add, annotate: version of the system"
     )
     parser.add_argument(
+        "--os-features",
+        action="append",
+        metavar="list",
+        help="add, annotate: features of the system, with commas between them",
+    )
+    parser.add_argument(
         "--annotation",
         action="append",
         default=[],
@@ -217,12 +223,16 @@ def _platform(args: Namespace, own: Platform) -> Platform:
     from buildkit_py.platforms import normalize
 
     changed = args.os or args.arch
-    return normalize(
+    platform = normalize(
         args.os or own.os,
         args.arch or own.architecture,
         args.variant if args.variant is not None else ("" if changed else own.variant),
         args.os_version if args.os_version is not None else own.os_version,
     )
+    features = own.os_features
+    if args.os_features is not None:
+        features = tuple(item for text in args.os_features for item in text.split(",") if item)
+    return replace(platform, os_features=features)
 
 
 def _annotations(args: Namespace) -> dict[str, str]:

@@ -22,7 +22,7 @@ from buildkit_py.engine.outputs import Outputs, check_outputs, export_all
 from buildkit_py.engine.record import Recording, summary_of
 from buildkit_py.engine.request import BuildRequest, BuildResult
 from buildkit_py.engine.steps import StepTracker, VertexOutcome, step_infos, step_results
-from buildkit_py.engine.warnings import add_warnings, early_warnings
+from buildkit_py.engine.warnings import add_warnings, early_warnings, warnings_metadata
 from buildkit_py.engine.workshop import Workshop, open_workshop
 from buildkit_py.errors import BuildCancelled, DockerfileErrors, PybuildError, UsageError
 from buildkit_py.graph import BuildGraph, Vertex
@@ -351,6 +351,8 @@ class _Build:
         self._warnings += shop.warnings
         shop.save()
         sizes = step_sizes(self.store, tracker.finished, measure=bool(self.request.report))
+        environment = self.env.environment
+        warnings = warnings_metadata(self._warnings, self._inputs.dockerfile, environment)
         result = BuildResult(
             ref=self.ref,
             image_id=exported.image_id,
@@ -359,7 +361,7 @@ class _Build:
             steps=step_results(tracker.finished, dict(solution.reasons), sizes),
             warnings=tuple(self._warnings),
             seconds=self.clock() - self.started,
-            metadata={**exported.metadata, **attestor.metadata()},
+            metadata={**exported.metadata, **attestor.metadata(), **warnings},
         )
         write_result_files(self.request, self.env.directory, result)
         keep_steps(self.store.db, tracker.finished, self.clock())

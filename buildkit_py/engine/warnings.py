@@ -9,11 +9,16 @@ from buildkit_py.progress.events import BuildWarning
 from buildkit_py.source import excerpt
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from buildkit_py.dockerfile import Dockerfile
     from buildkit_py.engine.compile import Compiled
     from buildkit_py.engine.inputs import BuildInputs
     from buildkit_py.lint import Finding
+    from buildkit_py.source import SourceFile
     from buildkit_py.stages import BuildOptions
+
+_TRUE = frozenset(("1", "t", "T", "true", "TRUE", "True"))
 
 
 def add_warnings(
@@ -54,6 +59,22 @@ def early_warnings(
     except PybuildError:
         return []  # what is wrong with the file is said anyhow
     return [_warning(item) for item in findings]
+
+
+def warnings_metadata(
+    told: Sequence[BuildWarning], dockerfile: SourceFile, environment: Mapping[str, str]
+) -> dict[str, object]:
+    """What `--metadata-file` has of warnings where BUILDX_METADATA_WARNINGS asks for them."""
+    if environment.get("BUILDX_METADATA_WARNINGS", "") not in _TRUE or not told:
+        return {}
+    import base64  # noqa: PLC0415
+
+    from buildkit_py.progress.rawjson import warning_json  # noqa: PLC0415
+
+    data = base64.b64encode(dockerfile.text.encode("utf-8", "surrogateescape")).decode()
+    source = {"filename": dockerfile.name, "data": data, "language": "Dockerfile"}
+    out = [warning_json(item) | ({"sourceInfo": source} if item.line else {}) for item in told]
+    return {"buildx.build.warnings": out}
 
 
 def _warning(item: Finding) -> BuildWarning:

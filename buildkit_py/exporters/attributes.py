@@ -61,7 +61,7 @@ def image_options(
     attributes: Mapping[str, str], request: ExportRequest, *, compression: str = "gzip"
 ) -> ImageOptions:
     """The options of an output of type image, oci or docker. Raises UsageError."""
-    _refuse(attributes)
+    flag(attributes, "prefer-nondist-layers")  # layers keep the kind that their base gives them
     kind = attributes.get("compression", compression)
     if kind not in {"uncompressed", "gzip", "estargz", "zstd"}:
         raise UsageError(
@@ -100,14 +100,6 @@ def image_options(
         annotations=parse_annotations(attributes, request.annotations),
         names=image_names(attributes, request.names),
     )
-
-
-def _refuse(attributes: Mapping[str, str]) -> None:
-    """Attributes of BuildKit that would change the result there and cannot do so here."""
-    if flag(attributes, "prefer-nondist-layers"):
-        raise UsageError(
-            "prefer-nondist-layers is not supported: every layer is written as a distributable one"
-        )
 
 
 def _compatibility(attributes: Mapping[str, str]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from buildkit_py.digest import Digest, parse_digest
@@ -66,12 +66,16 @@ def descriptor_from_json(raw: Mapping[str, Any]) -> Descriptor:
 
 
 def _platform(raw: Mapping[str, Any]) -> Platform:
-    return normalize(
+    features = raw.get("os.features")
+    platform = normalize(
         str(raw.get("os") or ""),
         str(raw.get("architecture") or ""),
         str(raw.get("variant") or ""),
         str(raw.get("os.version") or ""),
     )
+    if not isinstance(features, list):
+        return platform
+    return replace(platform, os_features=tuple(str(item) for item in features))
 
 
 def descriptor_to_json(descriptor: Descriptor) -> dict[str, Any]:
@@ -92,11 +96,13 @@ def descriptor_to_json(descriptor: Descriptor) -> dict[str, Any]:
     return out
 
 
-def platform_to_json(platform: Platform) -> dict[str, str]:
+def platform_to_json(platform: Platform) -> dict[str, Any]:
     """The `platform` object of a descriptor."""
-    out = {"architecture": platform.architecture, "os": platform.os}
+    out: dict[str, Any] = {"architecture": platform.architecture, "os": platform.os}
     if platform.os_version:
         out["os.version"] = platform.os_version
+    if platform.os_features:
+        out["os.features"] = list(platform.os_features)
     if platform.variant:
         out["variant"] = platform.variant
     return out

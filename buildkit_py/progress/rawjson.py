@@ -70,7 +70,7 @@ class JsonDisplay:
             case VertexStatus():
                 return {"statuses": [self._status(event)]}
             case BuildWarning():
-                return {"warnings": [_warning(event)]}
+                return {"warnings": [warning_json(event)]}
             case BuildStarted() | BuildCompleted() | StepCompleted():
                 return {}
 
@@ -96,7 +96,8 @@ class JsonDisplay:
         return fields | ({"completed": now} if event.done else {})
 
 
-def _warning(event: BuildWarning) -> _Fields:
+def warning_json(event: BuildWarning) -> dict[str, object]:
+    """A warning as BuildKit's clients encode it: texts are base64."""
     fields: _Fields = {
         "level": 1,
         "short": base64.b64encode(

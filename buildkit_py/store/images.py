@@ -28,20 +28,11 @@ from buildkit_py.oci.reference import Reference, parse_reference
 from buildkit_py.platforms import Platform, normalize, satisfies
 from buildkit_py.store.content import SMALL_BLOB, ContentStore
 from buildkit_py.store.database import Database
+from buildkit_py.store.queries import BY_DIGEST, DROP_NAMES, SIZES, SUMMARIES
 from buildkit_py.store.snapshots import SnapshotStore
 
 _Names: TypeAlias = dict[str, list[Reference]]
 _ID = re.compile(r"(?:sha256:)?([0-9a-f]{1,64})\Z")
-_SIZES = """
-    WITH RECURSIVE up (image, snapshot) AS (
-        SELECT id, snapshot FROM images WHERE snapshot IS NOT NULL
-        UNION ALL SELECT up.image, snapshots.parent FROM up
-        JOIN snapshots ON snapshots.id = up.snapshot WHERE snapshots.parent IS NOT NULL
-    ) SELECT up.image AS image,
-        SUM(COALESCE(layers.size, json_extract(layers.blob, '$.size'), 0)) AS size
-    FROM up JOIN snapshots ON snapshots.id = up.snapshot
-    JOIN layers ON layers.id = snapshots.layer GROUP BY up.image
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,13 +82,6 @@ class NewImage:
     manifest_type: str = MediaType.OCI_MANIFEST
     digests: tuple[Reference, ...] = ()
     parent: str = ""
-
-
-_SUMMARIES = """
-    SELECT images.*, layers.settle FROM images
-    LEFT JOIN snapshots ON snapshots.id = images.snapshot
-    LEFT JOIN layers ON layers.id = snapshots.layer
-"""
 
 
 class ImageStore:
@@ -231,11 +215,7 @@ class ImageStore:
 
     def _by_name(self, reference: Reference) -> dict[Digest, Platform]:
         if reference.digest is not None:
-            rows = self._query(
-                "SELECT id, images.platform FROM images JOIN image_digests ON image = id"
-                " WHERE repository = ? AND digest = ? ORDER BY images.platform",
-                (reference.repository, reference.digest),
-            )
+            rows = self._query(BY_DIGEST, _place(reference))
         else:
             rows = self._query(
                 "SELECT image AS id, platform FROM image_names WHERE name = ? ORDER BY platform",
@@ -266,7 +246,7 @@ class ImageStore:
         return next(iter(candidates), None) if platform is None else None
 
     def _load(self, digest: Digest) -> StoredImage:
-        row = self._query(f"{_SUMMARIES} WHERE images.id = ?", (digest,))[0]
+        row = self._query(f"{SUMMARIES} WHERE images.id = ?", (digest,))[0]
         data = self._content.read(digest, SMALL_BLOB)
         size = sum(
             self._snapshots.usage(item.id) for item in self._snapshots.chain(row["snapshot"])
@@ -288,9 +268,9 @@ class ImageStore:
 
     def list(self) -> tuple[ImageSummary, ...]:
         """All images, newest first."""
-        sizes = {row["image"]: row["size"] for row in self._query(_SIZES)}
+        sizes = {row["image"]: row["size"] for row in self._query(SIZES)}
         names, digests = self._names_of()
-        images = [self._summary(row, sizes, names, digests) for row in self._query(_SUMMARIES)]
+        images = [self._summary(row, sizes, names, digests) for row in self._query(SUMMARIES)]
         images.sort(key=lambda image: (-image.created_seconds, -image.stored, image.id))
         return tuple(images)
 
@@ -320,7 +300,7 @@ class ImageStore:
         """The config of a listed image."""
         return parse_config(self._content.read(image.id, SMALL_BLOB))
 
-    def _query(self, statement: str, bindings: Sequence[Any] = ()) -> Sequence[Row]:
+    def _query(self, statement: str, bindings: Any = ()) -> Sequence[Row]:
         with self._db.explained():
             return self._db.connection().execute(statement, bindings).fetchall()
 
@@ -348,10 +328,12 @@ class ImageStore:
         with self._db.transaction() as connection:
             images = tuple(self._by_name(reference))
             if reference.digest is not None:
-                connection.execute(
+                gone = connection.execute(
                     "DELETE FROM image_digests WHERE repository = ? AND digest = ?",
                     (reference.repository, reference.digest),
                 )
+                if not gone.rowcount:  # an image that was made here: its names are all it has
+                    connection.execute(DROP_NAMES, _place(reference))
             else:
                 name = (str(_tagged(reference)),)
                 connection.execute("DELETE FROM image_names WHERE name = ?", name)
@@ -388,6 +370,10 @@ def _tagged(name: Reference | str) -> Reference:
     if reference.tag is None and reference.digest is None:
         return parse_reference(str(reference))
     return reference
+
+
+def _place(reference: Reference) -> dict[str, Any]:
+    return {"repository": reference.repository, "digest": reference.digest}
 
 
 def _reference(text: str) -> Reference:

@@ -115,6 +115,10 @@ def _encode(entry: Entry) -> dict[str, Any]:
     return {**raw, "key": str(entry.platform)}
 
 
+def _platform(raw: dict[str, Any]) -> Platform:
+    return Platform(**{**raw, "os_features": tuple(raw.get("os_features", ()))})
+
+
 def _decode(data: dict[str, Any], rows: Sequence[Any]) -> ImageList:
     """The rows say which images there are, the data in which order and what else."""
     images = {row["platform"]: Digest(row["image"]) for row in rows}
@@ -125,7 +129,7 @@ def _decode(data: dict[str, Any], rows: Sequence[Any]) -> ImageList:
             entries.append(
                 Entry(
                     image=image,
-                    platform=Platform(**raw["platform"]),
+                    platform=_platform(raw["platform"]),
                     annotations=raw["annotations"],
                 )
             )

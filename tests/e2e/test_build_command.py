@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import subprocess
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -256,3 +258,24 @@ def test_metadata_tells_each_platforms_provenance_unless_that_is_off(
     assert keys() == {"buildx.build.provenance"}
     assert keys("--provenance=false") == set()
     assert keys(environment={"BUILDX_METADATA_PROVENANCE": "disabled"}) == set()
+
+
+def test_metadata_tells_warnings_where_that_is_asked_for(
+    pybuild: Pybuild, context: Callable[..., Path]
+) -> None:
+    folder = context("from scratch\nCOPY a /a\n", {"a": "a"})
+
+    def warnings(value: str) -> Any:
+        environment = {"BUILDX_METADATA_WARNINGS": value}
+        pybuild("build", "--metadata-file=meta.json", folder, environment=environment)
+        found = json.loads((pybuild.directory / "meta.json").read_text())
+        return found.get("buildx.build.warnings")
+
+    assert warnings("0") is None
+    for _ in range(2):  # built, and remembered
+        (warning,) = warnings("1")
+        assert base64.b64decode(warning["short"]).startswith(b"ConsistentInstructionCasing: ")
+        assert base64.b64decode(warning["sourceInfo"]["data"]) == b"from scratch\nCOPY a /a\n"
+        assert warning["sourceInfo"]["filename"] == "Dockerfile"
+        assert warning["range"] == [{"start": {"line": 1}, "end": {"line": 1}}]
+        assert warning["level"] == 1

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -154,3 +155,33 @@ def test_a_root_without_permission_is_one_error(pybuild: Pybuild, tmp_path: Path
     failed = pybuild("images", "--root", tmp_path / "locked" / "state", status=1)
     assert "permission denied" in failed.stderr
     assert "--root" in failed.stderr
+
+
+def test_an_image_made_here_has_a_name_by_its_digest(
+    busybox: Pybuild, context: Callable[..., Path], tmp_path: Path
+) -> None:
+    busybox("build", "--tag=team/app:1", "--tag=other:1", context("FROM busybox\nUSER 7\n"))
+    digest = busybox("images", "--digests", "--format={{.Digest}}", "team/app").stdout.strip()
+    name = f"team/app@{digest}"
+    assert busybox("inspect", "--format={{.Config.User}}", name).stdout == "7\n"
+    assert busybox("run", "--rm", name, "id", "-u").stdout == "7\n"
+    assert "USER 7" in busybox("history", name).stdout
+    busybox("save", "-o", tmp_path / "app.tar", name)
+    assert (tmp_path / "app.tar").stat().st_size > 10_000
+    busybox("tag", name, "again:1")
+    assert "no such image" in busybox("inspect", f"team/ap@{digest}", status=1).stderr
+    assert busybox("rmi", name).stdout == f"Untagged: {name}\n"
+    left = busybox("images", "--format={{.Repository}}").stdout.split()
+    assert sorted(left) == ["again", "busybox", "other"]
+    assert (
+        busybox("rmi", "again:1", f"other@{digest}")
+        .stdout.splitlines()[-1]
+        .startswith("Deleted: sha256:")
+    )
+
+
+def test_a_variant_can_be_asked_for(busybox: Pybuild, context: Callable[..., Path]) -> None:
+    folder = context("FROM scratch\nCOPY a /\n", {"a": "a"})
+    for platform, variant in (("linux/arm/v6", "v6"), ("linux/arm64", ""), ("linux/arm64/v8", "")):
+        busybox("build", f"--platform={platform}", "--tag=any:1", folder)
+        assert busybox("inspect", "--format={{.Variant}}", "any:1").stdout == f"{variant}\n"

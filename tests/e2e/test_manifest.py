@@ -64,11 +64,17 @@ def test_entries_are_annotated_replaced_and_removed(
     images("manifest", "add", "--arch=arm", "--variant=v6", name, "app:arm64")
     images("manifest", "annotate", "--annotation=note=entry", name, "app:arm64")
     images("manifest", "annotate", "--annotation=note=whole", name)
+    images("manifest", "annotate", "--os-features=sse4,avx", name, "app:arm64")
     shown = json.loads(images("manifest", "inspect", name).stdout)
     assert shown["annotations"] == {"note": "whole"}
     entry = shown["manifests"][1]
     assert entry["annotations"] == {"note": "entry"}
-    assert entry["platform"] == {"architecture": "arm", "os": "linux", "variant": "v6"}
+    assert entry["platform"] == {
+        "architecture": "arm",
+        "os": "linux",
+        "os.features": ["sse4", "avx"],
+        "variant": "v6",
+    }
     images("index", "remove", name, "app:amd64")
     images("manifest", "push", "--purge", name)
     index = raw(registry, "edited:1")

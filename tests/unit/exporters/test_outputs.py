@@ -293,9 +293,14 @@ def test_a_failed_export_leaves_the_old_archive(store: Store, request_: ExportRe
     assert [item for item in os.listdir(request_.directory) if item.endswith(".part")] == []
 
 
-def test_attributes_without_effect_here_are_refused(store: Store, request_: ExportRequest) -> None:
-    with pytest.raises(UsageError, match="is not supported"):
-        export(store, "type=image,prefer-nondist-layers=true", request_)
+def test_no_layer_becomes_nondistributable_by_an_attribute(
+    store: Store, request_: ExportRequest
+) -> None:
+    plain = export(store, "type=image", request_)
+    preferred = export(store, "type=image,prefer-nondist-layers=true", request_)
+    assert preferred.descriptor == plain.descriptor
+    with pytest.raises(UsageError, match="not a boolean"):
+        export(store, "type=image,prefer-nondist-layers=perhaps", request_)
 
 
 @pytest.mark.parametrize(
