@@ -264,7 +264,8 @@ class VertexOptions:
     span: Span | None = None
     no_cache: bool = False
     stage: str = ""
-    instruction: str = ""  # the instruction's text as written, on one line
+    instruction: str = ""  # the instruction's text, on one line, with its values
+    written: str = ""  # the same as it stands in the Dockerfile
     platform: Platform | None = None
 
 

@@ -145,6 +145,7 @@ class _Lowering:
 
     def _apply(self, instruction: Instruction, builder: StageBuilder) -> None:
         expander = Expander(builder.env, escape=self.plan.escape)
+        builder.written = instruction.text
         expanded(instruction, expander).lower(builder)
 
     def _start(self, stage: PlannedStage) -> _Built:

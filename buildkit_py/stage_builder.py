@@ -104,6 +104,7 @@ class StageBuilder:
     vertex_number: int = 0  # counts steps that have a vertex, for `[stage 2/5]`
     vertex_total: int = 0
     warnings: list[tuple[str, Span | None]] = field(default_factory=list)
+    written: str = ""  # the text of the instruction that is being lowered
     on_build: bool = False  # a trigger of the base image is being lowered
     _last: Vertex | None = None
 
@@ -169,6 +170,7 @@ class StageBuilder:
                 no_cache=self.inputs.no_cache,
                 stage=self.inputs.name,
                 instruction=readable(text),
+                written=readable(self.written),
                 platform=self.inputs.platform,
             ),
         )

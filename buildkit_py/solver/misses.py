@@ -60,7 +60,8 @@ def study(session: Session, vertex: Vertex, key: CacheKey) -> Miss:
         argument_names=session.settings.argument_names,
         no_cache=session.settings.no_cache_option if vertex.options.no_cache else "",
         causes=_causes(session, vertex),
-        was_built=best is None and session.cache.was_built(description_of(vertex)),
+        was_built=best is None
+        and session.cache.was_built(vertex.options.written or description_of(vertex)),
     )
     return Miss(reason=reason, previous=_previous(session, key, best, files), files=files)
 

@@ -246,6 +246,21 @@ def test_a_changed_default_is_explained_as_an_argument(busybox: Pybuild, context
     assert "RUN echo hello: ARG VERSION 1.2 → 1.3" in done.stderr
 
 
+def test_a_pruned_step_with_variables_is_no_first_build(
+    busybox: Pybuild, context: Context
+) -> None:
+    folder = context(
+        "FROM busybox\nARG N=1\nWORKDIR /w$N\nCOPY a /x-$N\nRUN echo $N\n", {"a": "a"}
+    )
+    busybox("build", folder)
+    busybox("prune", "-f")
+    busybox("rmi", *busybox("images", "-q", "-f", "dangling=true").stdout.split(), status=None)
+    busybox("prune", "-f")
+    said = busybox("build", "--explain", folder).stderr
+    assert "first build" not in said
+    assert "COPY a /x-$N: its record was removed from the cache" in said
+
+
 def test_which_of_two_sources_is_mounted_or_copied_a_second_time_counts(
     busybox: Pybuild, context: Context
 ) -> None:
