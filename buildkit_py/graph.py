@@ -292,7 +292,7 @@ class Vertex:
 
 
 def op_to_json(op: Any) -> Any:
-    """The canonical, complete JSON form of an op: its class name and all fields, recursively."""
+    """The canonical JSON form of an op: its class name and all fields that count, recursively."""
     if isinstance(op, (str, int, float)) or op is None:
         return op  # nearly all values are plain; asking for dataclasses first is what costs
     if isinstance(op, (tuple, list)):
@@ -300,7 +300,8 @@ def op_to_json(op: Any) -> Any:
     if is_dataclass(op) and not isinstance(op, type):
         out: dict[str, Any] = {"kind": type(op).__name__}
         for item in fields(op):
-            out[item.name] = op_to_json(getattr(op, item.name))
+            if item.compare:
+                out[item.name] = op_to_json(getattr(op, item.name))
         return out
     return op
 
