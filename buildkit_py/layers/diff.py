@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import os
 import stat as modes
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 from buildkit_py.digest import Digest
@@ -43,8 +45,11 @@ from buildkit_py.layers.whiteout import (
 )
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_QUIET = _READ | os.O_NOATIME
 _FOLDER = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY
 _SMALL = 1 << 20
+_ENCODING = sys.getfilesystemencoding()
+_NAME = itemgetter(0)
 _NO_XATTRS: Mapping[str, bytes] = {}
 _KINDS = {modes.S_IFBLK: BLOCK_DEVICE, modes.S_IFCHR: CHARACTER, modes.S_IFIFO: FIFO}
 
@@ -112,19 +117,19 @@ class _Walker:
             if mark == b"y":
                 self._whiteout(prefix + OPAQUE_NAME)
             with os.scandir(folder) as found:
-                entries = [(os.fsencode(e.name), e.stat(follow_symlinks=False)) for e in found]
-            entries.sort()
-            if mark == b"x":
-                entries = self._put_whiteouts(entries, prefix, real)
-            else:
-                entries = self._put_whiteouts(entries, prefix, None)
+                entries = [
+                    (e.name.encode(_ENCODING, "surrogateescape"), e.stat(follow_symlinks=False))
+                    for e in found
+                ]
+            entries.sort(key=_NAME)
+            entries = self._put_whiteouts(entries, prefix, real if mark == b"x" else None)
             below = []
             for name, status in entries:
                 kind = status.st_mode & 0o170000
-                if kind == 0o040000:
-                    below.append(name)
-                elif kind == 0o100000:
+                if kind == 0o100000:
                     self._file(folder, name, prefix + name, status)
+                elif kind == 0o040000:
+                    below.append(name)
                 elif kind != 0o140000:  # a socket belongs into no layer
                     self._special(real, name, prefix + name, status)
             return below
@@ -138,11 +143,11 @@ class _Walker:
         left = []
         for item in entries:
             name, status = item
-            if is_whiteout(status) or (
+            if (status.st_mode & 0o170000 == 0o020000 and is_whiteout(status)) or (
                 marked is not None and is_xattr_whiteout(marked + b"/" + name, status)
             ):
                 self._whiteout(prefix + PREFIX + name)
-            elif name.startswith(PREFIX):
+            elif name[:4] == PREFIX:
                 shown = os.fsdecode(b"/" + prefix + name)
                 raise StoreError(
                     f"{shown} cannot be stored in a layer",
@@ -160,10 +165,12 @@ class _Walker:
                 self._put(path, HARD_LINK, status, link=first)
                 return
         size = status.st_size
-        descriptor = _open_file(folder, name)
         try:
-            xattrs = layer_xattrs(descriptor)
-            header = self._header(path, REGULAR, status, size, xattrs=xattrs)
+            descriptor = os.open(name, _QUIET, dir_fd=folder)
+        except PermissionError:  # O_NOATIME is for a file's owner
+            descriptor = os.open(name, _READ, dir_fd=folder)
+        try:
+            header = self._header(path, REGULAR, status, size, xattrs=layer_xattrs(descriptor))
             if size <= _SMALL:
                 data = os.read(descriptor, size) if size else b""
                 while len(data) < size:
@@ -243,9 +250,9 @@ class _Walker:
             status.st_gid,
             size,
             mtime,
-            link=link,
-            device=device,
-            xattrs=xattrs,
+            link,
+            device,
+            xattrs,
         )
 
 
@@ -296,13 +303,6 @@ def layer_xattrs(target: bytes | int) -> Mapping[str, bytes]:
         for name, value in found.items()
         if name == "security.capability" or name.startswith(("user.", "trusted."))
     }
-
-
-def _open_file(folder: int, name: bytes) -> int:
-    try:
-        return os.open(name, _READ | os.O_NOATIME, dir_fd=folder)
-    except PermissionError:  # O_NOATIME is for a file's owner
-        return os.open(name, _READ, dir_fd=folder)
 
 
 def _more(data: bytes, path: bytes) -> bytes:

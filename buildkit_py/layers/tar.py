@@ -71,13 +71,13 @@ def pack_entry(entry: TarEntry) -> bytes:
         entry.gid,
         entry.size,
         entry.mtime_ns // 1_000_000_000,
-        link=entry.link,
-        device=(entry.major, entry.minor),
-        xattrs=entry.xattrs,
+        entry.link,
+        (entry.major, entry.minor),
+        entry.xattrs,
     )
 
 
-def pack_header(  # noqa: PLR0913 - called for every file; a value object costs as much again
+def pack_header(  # noqa: PLR0913, PLR0917 - called for every file; a value object costs as much again
     name: bytes,
     kind: bytes,
     mode: int,
@@ -85,7 +85,6 @@ def pack_header(  # noqa: PLR0913 - called for every file; a value object costs 
     gid: int,
     size: int,
     mtime: int,
-    *,
     link: bytes = b"",
     device: tuple[int, int] = (0, 0),
     xattrs: Mapping[str, bytes] = _NO_XATTRS,

@@ -264,6 +264,8 @@ def read_xattrs(path: bytes | int) -> dict[str, bytes]:
         if error.errno in _XATTR_LACKS:
             return {}
         raise
+    if not names:
+        return {}
     found: dict[str, bytes] = {}
     for name in names:
         shown = visible_xattr(name)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,44 @@ def test_a_change_after_the_digest_is_noticed(root: Path) -> None:
     (root / "src" / "f1").write_text("changed")
     assert not source.unchanged(ALL, digest)
     assert source.digest(ALL) == digest  # what this build works with stays as it was
+
+
+@pytest.fixture
+def settled(root: Path) -> Path:
+    """The context with all its changes so long ago that stamps tell the next one."""
+    time.sleep(0.15)
+    return root
+
+
+@pytest.mark.parametrize("change", ["content", "same size", "mode", "added", "gone", "link"])
+def test_every_change_is_noticed_by_stamps(settled: Path, change: str) -> None:
+    file = settled / "src" / "f1"
+    source = ContextSource(settled)
+    digest = source.digest(ALL)
+    assert source.unchanged(ALL, digest)
+    size = file.stat().st_size
+    changes: dict[str, Callable[[], object]] = {
+        "content": lambda: file.write_text("changed"),
+        "same size": lambda: file.write_bytes(b"?" * size),
+        "mode": lambda: file.chmod(0o711),
+        "added": (settled / "src" / "more").touch,
+        "gone": file.unlink,
+        "link": lambda: (settled / "src" / "to").symlink_to("f1"),
+    }
+    changes[change]()
+    assert not source.unchanged(ALL, digest)
+    assert not source.unchanged(ALL, digest)  # the second look has renewed what is remembered
+
+
+def test_a_change_between_two_selections_is_noticed_for_the_first(settled: Path) -> None:
+    source = ContextSource(settled)
+    whole = source.digest(ALL)
+    (settled / "src" / "f1").write_text("changed")
+    time.sleep(0.15)
+    part = Selection(paths=("/src",))
+    inner = source.digest(part)  # reads the file again and remembers it so
+    assert not source.unchanged(ALL, whole)
+    assert source.unchanged(part, inner)
 
 
 def test_excluded_files_are_not_looked_at(tmp_path: Path) -> None:
