@@ -83,6 +83,17 @@ class Scheduler(Generic[Name]):
             if not missing and not self.failed:
                 self._make_ready(user)
 
+    def follow(self, name: Name) -> Name | None:
+        """Complete a task and take the only one that this makes ready.
+
+        None, and nothing is done, when it makes ready several or none, or others are ready.
+        """
+        freed = [user for user in self._users[name] if self._missing[user] <= {name}]
+        if self.failed or self._ready or len(freed) != 1:
+            return None
+        self.complete(name)
+        return self.take()
+
     def fail(self, name: Name) -> None:
         """A running task has failed: nothing more is handed out."""
         self._end(name, TaskState.DROPPED)

@@ -138,6 +138,7 @@ class _Run:
         )
         self._work: queue.SimpleQueue[Vertex | None] = queue.SimpleQueue()
         self._ends: queue.SimpleQueue[tuple[Digest, BaseException | None]] = queue.SimpleQueue()
+        self._guard = threading.Lock()  # of the scheduler
         self._threads: list[threading.Thread] = []
         self._error: BaseException | None = None
 
@@ -161,6 +162,10 @@ class _Run:
             raise self._error
 
     def _hand_out(self) -> None:
+        with self._guard:
+            self._hand_out_all()
+
+    def _hand_out_all(self) -> None:
         if self._session.cancelled.is_set() and not self._scheduler.failed:
             self._scheduler.stop()
             self._error = self._error or BuildCancelled("the build was interrupted")
@@ -174,10 +179,11 @@ class _Run:
 
     def _collect(self) -> None:
         digest, error = self._ends.get()
-        if error is None:
-            self._scheduler.complete(digest)
-            return
-        self._scheduler.fail(digest)
+        with self._guard:
+            if error is None:
+                self._scheduler.complete(digest)
+                return
+            self._scheduler.fail(digest)
         self._session.cancelled.set()
         if self._error is None or (
             isinstance(self._error, BuildCancelled) and not isinstance(error, BuildCancelled)
@@ -187,13 +193,15 @@ class _Run:
     def _abandon(self) -> None:
         """After an interrupt: tell the workers, and wait for what runs."""
         self._session.cancelled.set()
-        self._scheduler.stop()
+        with self._guard:
+            self._scheduler.stop()
         while self._scheduler.running:
             digest, error = self._ends.get()
-            if error is None:
-                self._scheduler.complete(digest)
-            else:
-                self._scheduler.fail(digest)
+            with self._guard:
+                if error is None:
+                    self._scheduler.complete(digest)
+                else:
+                    self._scheduler.fail(digest)
 
     def _start_thread(self) -> None:
         thread = threading.Thread(target=self._serve, name=f"solver-{len(self._threads)}")
@@ -204,10 +212,25 @@ class _Run:
     def _serve(self) -> None:
         from buildkit_py.solver.step import handle  # noqa: PLC0415  # misses only
 
-        while (vertex := self._work.get()) is not None:
+        vertex: Vertex | None = None
+        while (vertex := vertex or self._work.get()) is not None:
             error: BaseException | None = None
             try:
                 handle(self._session, vertex)
             except BaseException as caught:  # noqa: BLE001  # raised again by drive()
                 error = caught
-            self._ends.put((vertex.digest, error))
+            following = self._follow(vertex.digest) if error is None else None
+            if following is None:
+                self._ends.put((vertex.digest, error))
+            vertex = following
+
+    def _follow(self, digest: Digest) -> Vertex | None:
+        """The one vertex that a success makes ready, for the same thread to go on with.
+
+        A chain of steps needs no one to hand them out. None leaves the end to the driving thread.
+        """
+        with self._guard:
+            if self._session.cancelled.is_set():
+                return None
+            following = self._scheduler.follow(digest)
+            return None if following is None else self._vertices[following]

@@ -39,7 +39,7 @@ from buildkit_py.store.snapshot import (
     layer_of,
     snapshot_from_row,
 )
-from buildkit_py.store.trash import remove_tree
+from buildkit_py.store.trash import remove_unmounted
 
 if TYPE_CHECKING:
     from buildkit_py.layers.tar import Sink
@@ -181,7 +181,7 @@ class SnapshotStore:
             yield active
         finally:
             with suppress(OSError):
-                remove_tree(active.folder)
+                remove_unmounted(active.folder)
 
     def commit(
         self,

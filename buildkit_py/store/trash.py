@@ -57,6 +57,19 @@ def remove_tree(tree: Path) -> None:
         tree.unlink(missing_ok=True)
 
 
+def remove_unmounted(folder: Path) -> None:
+    """Delete a folder with the work directory that an overlay has left, most often an empty one.
+
+    Its few names are known: to find them by a walk takes longer than all else here.
+    """
+    work = f"{folder}/work"
+    with suppress(OSError):
+        os.unlink(f"{work}/work/incompat/volatile/dirty")
+        for name in ("/work/incompat/volatile", "/work/incompat", "/work", ""):
+            os.rmdir(work + name)
+    remove_tree(folder)
+
+
 def _unlock(tree: Path) -> None:
     for folder, names, _ in os.walk(tree):
         os.chmod(folder, 0o700)

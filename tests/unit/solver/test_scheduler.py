@@ -51,3 +51,39 @@ def test_completing_what_does_not_run_is_refused() -> None:
     scheduler = Scheduler({"a": []})
     with pytest.raises(ValueError, match="not running"):
         scheduler.complete("a")
+
+
+def test_following_completes_a_task_and_takes_the_only_one_that_waited() -> None:
+    scheduler = Scheduler({"a": [], "b": ["a"]})
+    scheduler.take()
+    assert scheduler.follow("a") == "b"
+    assert scheduler.state("a") is TaskState.DONE
+    assert scheduler.state("b") is TaskState.RUNNING
+    assert scheduler.running == 1
+    assert scheduler.follow("b") is None
+    assert scheduler.state("b") is TaskState.RUNNING
+    scheduler.complete("b")
+    assert scheduler.finished
+
+
+@pytest.mark.parametrize(
+    "needs",
+    [
+        {"a": [], "b": ["a"], "c": ["a"]},  # two would be ready
+        {"a": [], "b": [], "c": ["a"]},  # another is
+        {"a": [], "b": [], "c": ["a", "b"]},  # one waits for more
+    ],
+)
+def test_following_leaves_to_others_what_is_not_a_chain(needs: dict[str, list[str]]) -> None:
+    scheduler = Scheduler(needs)
+    assert scheduler.take() == "a"
+    assert scheduler.follow("a") is None
+    assert scheduler.state("a") is TaskState.RUNNING
+
+
+def test_nothing_follows_after_a_stop() -> None:
+    scheduler = Scheduler({"a": [], "b": ["a"]})
+    scheduler.take()
+    scheduler.stop()
+    assert scheduler.follow("a") is None
+    assert scheduler.state("b") is TaskState.DROPPED

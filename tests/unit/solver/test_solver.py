@@ -255,6 +255,43 @@ def test_an_interrupt_from_outside_ends_the_build(store: Store, cache: LocalCach
     assert "RUN two" not in worker.runs
 
 
+def test_one_thread_goes_on_along_a_chain_of_steps(store: Store, cache: LocalCache) -> None:
+    threads: list[str] = []
+
+    class Noting(FakeWorker):
+        def run(self, vertex, inputs, context):  # type: ignore[no-untyped-def]
+            threads.append(threading.current_thread().name)
+            return super().run(vertex, inputs, context)
+
+    worker = Noting(store, images={"debian": {}})
+    top = image()
+    for name in ("one", "two", "three"):
+        top = run(top, name)
+    Solver(worker, cache, lambda _: None, settings=solver_settings(jobs=4)).solve([top])
+    assert {"RUN one", "RUN two", "RUN three"} <= set(worker.runs)
+    assert len(set(threads)) == 1
+
+
+def test_a_failure_beside_a_chain_ends_it(store: Store, cache: LocalCache) -> None:
+    failed = threading.Event()
+
+    class Failing(FakeWorker):
+        def run(self, vertex, inputs, context):  # type: ignore[no-untyped-def]
+            if vertex.options.name == "RUN bad":
+                failed.set()
+                raise SolveError("broken")
+            if vertex.options.name == "RUN one":
+                assert failed.wait(20)
+                assert context.cancelled.wait(20)
+            return super().run(vertex, inputs, context)
+
+    worker = Failing(store, images={"debian": {}})
+    solver = Solver(worker, cache, lambda _: None, settings=solver_settings(jobs=2))
+    with pytest.raises(SolveError, match="broken"):
+        solver.solve([run(run(image(), "one"), "two"), run(image(), "bad")])
+    assert "RUN two" not in worker.runs
+
+
 def test_independent_steps_run_at_the_same_time(store: Store, cache: LocalCache) -> None:
     together = threading.Barrier(2, timeout=20)
 
