@@ -56,10 +56,10 @@ def digest_entries(entries: Iterable[tuple[bytes, bytes]]) -> str:
 def selection_files(
     tree: Tree, selection: Selection, entry: EntryDigest | None = None
 ) -> Mapping[str, str]:
-    """The same entries as a mapping from path in the tree to digits of their digests."""
+    """The same entries by path in the tree, each as `listed`."""
     digest_entry = entry or (lambda node: entry_digest(tree, node))
     return {
-        os.fsdecode(node.path[1:]) or ".": digest_entry(node)[:SHOWN].hex()
+        os.fsdecode(node.path[1:]) or ".": listed(digest_entry(node), node)
         for _, node in selected(tree, selection)
     }
 
@@ -71,8 +71,14 @@ def digest_with_files(tree: Tree, selection: Selection) -> tuple[str, Mapping[st
     for name, node in selected(tree, selection):
         digest = entry_digest(tree, node)
         entries.append((name, digest))
-        files[os.fsdecode(node.path[1:]) or "."] = digest[:SHOWN].hex()
+        files[os.fsdecode(node.path[1:]) or "."] = listed(digest, node)
     return digest_entries(entries), files
+
+
+def listed(digest: bytes, node: Node | None) -> str:
+    """An entry in a list of files: digits of its digest, and what a person can tell of it."""
+    digits = digest[:SHOWN].hex()
+    return digits if node is None else f"{digits} {node.mode:o} {node.uid}:{node.gid}"
 
 
 def entry_digest(tree: Tree, node: Node) -> bytes:

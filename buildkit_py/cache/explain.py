@@ -7,6 +7,7 @@ read, its base image, and at last the step before it.
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -18,6 +19,7 @@ Files: TypeAlias = "Callable[[str], Mapping[str, str] | None]"
 FIRST_BUILD = "first build of this step"
 REMOVED = "its record was removed from the cache"
 UNREMARKABLE = frozenset({FIRST_BUILD, REMOVED})  # of a source, which is fetched and not built
+_KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "link"}
 _TIMES = frozenset({"mtime", "earliest"})
 _SHOWN_FILES = 3
 _SHOWN_VALUE = 40
@@ -175,11 +177,40 @@ def _files_change(inputs: Sequence[Any], before: Sequence[Any], files: Files) ->
             if lists[0] is None or lists[1] is None:
                 unnamed = True
                 continue
-            for how, paths in file_changes(lists[0], lists[1]).items():
-                found.setdefault(how, []).extend(paths)
+            for how, paths in file_changes(*map(_digests, lists)).items():
+                shown = [path + _attributes_change(path, *lists) for path in paths]
+                found.setdefault(how, []).extend(shown)
     if found:
         return _counted({how: list(dict.fromkeys(paths)) for how, paths in found.items()})
     return "files changed" if unnamed else ""
+
+
+def _digests(files: Mapping[str, str] | None) -> dict[str, str]:
+    """The list without modes and owners, which the digests cover."""
+    return {path: entry.partition(" ")[0] for path, entry in (files or {}).items()}
+
+
+def _attributes_change(
+    path: str, old: Mapping[str, str] | None, new: Mapping[str, str] | None
+) -> str:
+    """` mode 644 → 755` where that is known of a file in both lists."""
+    before = (old or {}).get(path, "").split()[1:]
+    now = (new or {}).get(path, "").split()[1:]
+    if not before or not now:
+        return ""
+    modes = int(before[0], 8), int(now[0], 8)
+    words = []
+    if stat.S_IFMT(modes[0]) != stat.S_IFMT(modes[1]):
+        words.append(f"{_kind(modes[0])} → {_kind(modes[1])}")
+    elif modes[0] != modes[1]:
+        words.append(f"mode {modes[0] & 0o7777:o} → {modes[1] & 0o7777:o}")
+    if before[1] != now[1]:
+        words.append(f"owner {before[1]} → {now[1]}")
+    return "".join(f" {word}" for word in words)
+
+
+def _kind(mode: int) -> str:
+    return _KINDS.get(stat.S_IFMT(mode), "device")
 
 
 def _counted(found: Mapping[str, Sequence[str]]) -> str:

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from buildkit_py.cache.contenthash import (
-    SHOWN,
     digest_entries,
     entry_digest,
     exclusion,
+    listed,
     not_found,
     selection_digest,
     selection_files,
@@ -84,8 +84,11 @@ class ContextSource:
             for path in selection.paths:
                 top = self._top(path, follow=selection.follow_links)
                 base = top.path.rstrip(b"/")
-                for name, digest in self._listing(top, selection.exclude):
-                    found[os.fsdecode((base + name)[1:]) or "."] = digest[:SHOWN].hex()
+                listing = self._listing(top, selection.exclude)
+                few = len(listing) <= _MOST_DESCRIBED
+                for name, digest in listing:
+                    node = self.tree.lookup(base + name or b"/", follow=False) if few else None
+                    found[os.fsdecode((base + name)[1:]) or "."] = listed(digest, node)
             return found
 
     def unchanged(self, selection: Selection, digest: str) -> bool:
@@ -219,6 +222,7 @@ class ContextSource:
         return filters
 
 
+_MOST_DESCRIBED = 5000  # entries whose modes and owners are looked up for a list
 _IN, _PERHAPS, _DROPPED, _OUT = "in", "perhaps", "dropped", "out"
 
 

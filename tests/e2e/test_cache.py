@@ -150,6 +150,18 @@ def test_explain_names_the_changed_file(busybox: Pybuild, app: Path) -> None:
     assert "COPY src /src: 1 file changed (src/a)" in done.stderr + done.stdout
 
 
+def test_explain_names_a_changed_mode_owner_or_kind(busybox: Pybuild, app: Path) -> None:
+    (app / "src" / "a").chmod(0o644)
+    build(busybox, app)
+    (app / "src" / "a").chmod(0o755)
+    said = busybox("build", "--explain", app).stderr
+    assert "COPY src /src: 1 file changed (src/a mode 644 → 755)" in said
+    (app / "src" / "a").unlink()
+    (app / "src" / "a").symlink_to("/bin/busybox")
+    said = busybox("build", "--explain", app).stderr
+    assert "COPY src /src: 1 file changed (src/a file → link)" in said
+
+
 def test_a_dry_run_says_of_each_step_what_would_be(busybox: Pybuild, app: Path) -> None:
     (app / "Dockerfile").write_text(DOCKERFILE + "ENV A=1\nCMD true\n")
     fresh = busybox("build", "--dry-run", "--progress=none", app).stderr
