@@ -119,8 +119,14 @@ class ContextSource:
         directory by the directory's. None if something has changed too lately to tell.
         """
         entered = {path.rstrip(b"/") for path in self._entered}
+        known = self._stats.known
         for (top, _), listing in self._listings.items():
-            entered.update([top + name for name, _ in listing])
+            for name, digest in listing:
+                path = top + name
+                stamp = known.get(path or b"/")
+                if stamp is None or stamp[STAMP:] != digest:
+                    return None  # another selection found it changed
+                entered.add(path)
         looked = {path.rstrip(b"/") for path in self.tree.looked} | {b""}
         for path in entered | looked:
             parent = path.rpartition(b"/")[0]
@@ -130,10 +136,10 @@ class ContextSource:
         names = sorted(entered | looked)
         out = []
         for name in names:
-            known = self._stats.known.get(name or b"/") if name in entered else self._stamp(name)
-            if known is None:
+            stamp = known.get(name or b"/") if name in entered else self._stamp(name)
+            if stamp is None:
                 return None
-            out.append(known[:STAMP])
+            out.append(stamp[:STAMP])
         return names, b"".join(out)
 
     def _stamp(self, name: bytes) -> bytes | None:
