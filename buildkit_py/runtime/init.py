@@ -59,7 +59,7 @@ class Server:
         self.failures = 0 if namespaces else _MOST_FAILURES
         self.namespaces = namespaces
         self.children: dict[int, tuple[int, _socket.socket]] = {}
-        self.cgroups: dict[int, list[str]] = {}
+        self.cgroups: set[str] = set()  # of all steps: when the parent is killed they are ours
         self.poll = select.poll()
         self.poll.register(control.fileno(), select.POLLIN)
         self.alive_read, self.alive_write = os.pipe2(os.O_CLOEXEC)
@@ -176,7 +176,7 @@ class Server:
 
     def _watch(self, pid: int, reply: _socket.socket, cgroups: list[str]) -> None:
         pidfd = os.pidfd_open(pid)
-        self.cgroups[pid] = cgroups
+        self.cgroups.update(map(os.path.dirname, cgroups))
         self.children[pidfd] = (pid, reply)
         self.poll.register(pidfd, select.POLLIN)
 
@@ -198,7 +198,6 @@ class Server:
         pid, reply = self.children.pop(pidfd)
         self.poll.unregister(pidfd)
         _pid, status, usage = os.wait4(pid, 0)
-        self.cgroups.pop(pid, None)
         os.close(pidfd)
         if not self.namespaces:
             self._end_orphans()
@@ -228,9 +227,10 @@ class Server:
             os.kill(pid, _signal.SIGKILL)
         for pid in pids:
             os.waitpid(pid, 0)
-        for files in self.cgroups.values():
-            for file in files:
-                remove_cgroup(os.path.dirname(file))
+        # A step may have ended by the parent's death (its output broke) before we heard of that.
+        for folder in self.cgroups:
+            if os.path.isdir(folder):
+                remove_cgroup(folder)
 
 
 def remove_cgroup(folder: str) -> None:
