@@ -99,13 +99,17 @@ def test_many_steps_at_once_leave_no_descriptor_behind(rig: Rig, server: int) ->
 
 def test_what_stands_by_holds_no_pipe_of_a_step(rig: Rig, server: int) -> None:
     """Else the output of a step would not end while another child waits."""
-    threads = [threading.Thread(target=rig.run, args=("sleep 2",), daemon=True) for _ in range(2)]
+    threads = [threading.Thread(target=rig.run, args=("sleep 3",), daemon=True) for _ in range(2)]
+
+    def waiting() -> list[int]:
+        """The children that run no step; one that has not executed its program counts, too."""
+        pids = children_of(server)
+        return [pid for pid in pids if b"sleep" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
     for thread in threads:
         thread.start()
-    wait(lambda: len(children_of(server)) == 3)
-    pids = children_of(server)
-    waiting = [pid for pid in pids if b"sleep" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    links = [os.readlink(item) for pid in waiting for item in Path(f"/proc/{pid}/fd").iterdir()]
+    wait(lambda: len(children_of(server)) == 3 and len(waiting()) == 1)
+    links = [os.readlink(item) for pid in waiting() for item in Path(f"/proc/{pid}/fd").iterdir()]
     for thread in threads:
         thread.join()
     pipes = [link for link in links if link.startswith("pipe:")]
