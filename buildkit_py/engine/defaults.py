@@ -7,12 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from buildkit_py.errors import UsageError
-from buildkit_py.registry.places import config_paths
+from buildkit_py.registry.places import config_files
 
 if TYPE_CHECKING:
     from buildkit_py.engine.request import BuildRequest
 
-_MOST = 1 << 20
 _KEYS = frozenset({"normalize-modes"})
 
 
@@ -29,15 +28,8 @@ def settled(request: BuildRequest, environment: Mapping[str, str]) -> BuildReque
 
 def _normalize_modes(environment: Mapping[str, str]) -> bool:
     chosen = False
-    for path in config_paths(environment):
-        try:
-            with open(path, "rb") as stream:
-                data = stream.read(_MOST)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise UsageError(f"cannot read {path}: {error.strerror}") from error
-        chosen = _decoded(data.decode("utf-8", "replace"), path, default=chosen)
+    for path, text in config_files(environment):
+        chosen = _decoded(text, path, default=chosen)
     return chosen
 
 

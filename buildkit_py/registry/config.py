@@ -26,9 +26,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from buildkit_py.errors import UsageError
-from buildkit_py.registry.places import config_paths
+from buildkit_py.registry.places import config_files
 
-_MAX_CONFIG = 1 << 20
 _TRANSFER = frozenset(("parallel", "retries", "chunk-size"))
 
 
@@ -116,15 +115,8 @@ def _with_certificates(host: HostConfig, name: str, directories: tuple[str, ...]
 def read_config(environment: Mapping[str, str]) -> RegistryConfig:
     """Read every configuration file there is. Raises UsageError for a malformed one."""
     config = RegistryConfig(certificate_directories=_certificate_directories(environment))
-    for path in config_paths(environment):
-        try:
-            with open(path, "rb") as stream:
-                data = stream.read(_MAX_CONFIG)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise UsageError(f"cannot read {path}: {error.strerror}") from error
-        config = parse_config(data.decode("utf-8", "replace"), path, config)
+    for path, text in config_files(environment):
+        config = parse_config(text, path, config)
     return config
 
 
