@@ -62,10 +62,14 @@ def bases_of(
     for stage in stages:
         if not stage.reachable:
             continue
-        names = (name for item in stage.instructions for name in from_names(item))
-        for origin in (stage.origin, *(sources[name.lower()] for name in names)):
-            if isinstance(origin, FromImage):
-                out.setdefault(origin.wanted.key, origin.wanted)
+        if isinstance(stage.origin, FromImage):
+            wanted = replace(stage.origin.wanted, explicit=stage.explicit_platform)
+            if wanted.explicit or wanted.key not in out:
+                out[wanted.key] = wanted
+        for item in stage.instructions:
+            for origin in (sources[name.lower()] for name in from_names(item)):
+                if isinstance(origin, FromImage):
+                    out.setdefault(origin.wanted.key, origin.wanted)
     return tuple(out.values())
 
 

@@ -78,7 +78,8 @@ class BaseWanted:
 
     `reference` is normalised. With `layout`, the image is in that OCI layout directory and
     `reference` is `:tag`, `@digest`, or empty. `written` is the name as the user wrote it; `stage`
-    the index of the stage based on it, None for a COPY --from or a mount.
+    the index of the stage based on it, None for a COPY --from or a mount. `explicit`: the FROM
+    names its platform.
     """
 
     reference: str
@@ -88,6 +89,7 @@ class BaseWanted:
     stage: int | None = None
     layout: str | None = None
     context: str | None = None
+    explicit: bool = False
 
     @property
     def key(self) -> BaseKey:

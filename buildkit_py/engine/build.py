@@ -26,7 +26,6 @@ from buildkit_py.engine.warnings import add_warnings, early_warnings, warnings_m
 from buildkit_py.engine.workshop import Workshop, open_workshop
 from buildkit_py.errors import BuildCancelled, DockerfileErrors, PybuildError, UsageError
 from buildkit_py.graph import BuildGraph, Vertex
-from buildkit_py.lower import ResolvedBase
 from buildkit_py.progress.events import (
     BuildCompleted,
     BuildStarted,
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
     from buildkit_py.platforms import Platform
     from buildkit_py.recall.record import RecallKey
     from buildkit_py.solver.ports import Result
-    from buildkit_py.stages import BaseWanted
     from buildkit_py.store import Store
 
 
@@ -242,14 +240,7 @@ class _Build:
 
     def _compile(self, dockerfile: Dockerfile, shop: Workshop, inputs: BuildInputs) -> Compiled:
         options = build_options(self.request, self.env.environment, self.env.host)
-
-        def pin(base: BaseWanted) -> ResolvedBase:
-            if base.layout is not None:
-                pinned = shop.images.pin_layout(base.layout, base.reference, base.platform)
-            else:
-                pinned = shop.images.pin(base.reference, base.platform, pull=self.request.pull)
-            return ResolvedBase(op=pinned.op, config=pinned.config)
-
+        pin = base_pinner(shop.images, options, pull=self.request.pull)
         compiled = compile_build(dockerfile, options, pin)
         if compiled.plans[0].epoch_source is None:
             return compiled

@@ -20,6 +20,7 @@ from buildkit_py.stages import BaseKey, BaseWanted, BuildOptions, StagePlan, pla
 if TYPE_CHECKING:
     from buildkit_py.dockerfile import Dockerfile
     from buildkit_py.platforms import Platform
+    from buildkit_py.sources.image import ImageSource
 
 Pin = Callable[[BaseWanted], ResolvedBase]
 
@@ -43,6 +44,22 @@ class Compiled:
                 if isinstance(instruction, Arg):
                     found.update(item.name for item in instruction.items)
         return frozenset(found)
+
+
+def base_pinner(images: ImageSource, options: BuildOptions, *, pull: bool) -> Pin:
+    """Finds bases among local images and registries; of any platform where none was asked for."""
+
+    def pin(base: BaseWanted) -> ResolvedBase:
+        if base.layout is not None:
+            pinned = images.pin_layout(base.layout, base.reference, base.platform)
+        else:
+            any_platform = not (base.explicit or options.platforms)
+            pinned = images.pin(
+                base.reference, base.platform, pull=pull, any_platform=any_platform
+            )
+        return ResolvedBase(op=pinned.op, config=pinned.config)
+
+    return pin
 
 
 def compile_build(dockerfile: Dockerfile, options: BuildOptions, pin: Pin) -> Compiled:

@@ -18,6 +18,7 @@ from buildkit_py.lint.rule import (
     Rule,
     StageView,
     Subject,
+    directive_options,
     enabled_by_comment,
     parse_check,
     skipped_by_comment,
@@ -79,7 +80,7 @@ def check_options(dockerfile: Dockerfile, options: BuildOptions | None = None) -
         if override is not None:
             return parse_check(override)
     directives = dockerfile.directives
-    return parse_check(directives.check or "", directives.spans.get("check"))
+    return directive_options(directives.check, directives.spans.get("check"))
 
 
 def violation(findings: Iterable[Finding], check: CheckOptions) -> PybuildError | None:

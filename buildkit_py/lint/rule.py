@@ -218,30 +218,40 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(name.strip() for name in text.split(",") if name.strip())
 
 
-_CHECK_COMMENT = re.compile(r"\s*check\s*=\s*(.+)", re.IGNORECASE)
+# a directive's line as the parser of directives takes it: the value ends at the first blank
+_CHECK_COMMENT = re.compile(r"check\s*=\s*(\S[^ ]*)", re.IGNORECASE)
 _HADOLINT_COMMENT = re.compile(r"\s*hadolint\s+ignore\s*=\s*(.+)", re.IGNORECASE)
+
+
+def directive_options(text: str | None, span: Span | None = None) -> CheckOptions:
+    """Read the value of a `# check=` line. As in BuildKit what follows a space is not looked at:
+    `skip=A, B` skips A alone. Raises InvalidArgument.
+    """
+    return parse_check((text or "").partition(" ")[0], span)
 
 
 def skipped_by_comment(comment: str, name: str) -> bool:
     """Whether the comment above an instruction silences a rule for it."""
-    for line in comment.splitlines():
-        check = _CHECK_COMMENT.match(line)
-        if check:
-            options = parse_check(check.group(1))
-            if options.skip_all or name in options.skip:
-                return True
-        hadolint = _HADOLINT_COMMENT.match(line)
-        if hadolint and name in _names(hadolint.group(1)):
-            return True
-    return False
+    options = _comment_options(comment)
+    if options.skip_all or name in options.skip:
+        return True
+    ignored = map(_HADOLINT_COMMENT.match, comment.splitlines())
+    return any(found and name in _names(found.group(1)) for found in ignored)
 
 
 def enabled_by_comment(comment: str, name: str) -> bool:
     """Whether the comment above an instruction turns an experimental rule on for it."""
+    options = _comment_options(comment)
+    return options.experimental_all or name in options.experimental
+
+
+def _comment_options(comment: str) -> CheckOptions:
+    """What the first `check=` line of a comment says; prose that looks like one says nothing."""
     for line in comment.splitlines():
         check = _CHECK_COMMENT.match(line)
         if check:
-            options = parse_check(check.group(1))
-            if options.experimental_all or name in options.experimental:
-                return True
-    return False
+            try:
+                return directive_options(check.group(1))
+            except InvalidArgument:
+                break
+    return CheckOptions()

@@ -1,7 +1,7 @@
 """Base images: from the local store by name, else from their registry, layers only when needed.
 
 An image that was resolved once is recorded in the store under its name, as `pull` does, so later
-reached. An image is pinned by the digest of its config (the image ID), which names its content
+builds find it without asking, also when its registry cannot be reached. An image is pinned by the digest of its config (the image ID), which names its content
 whichever way it came: built here, loaded, or pulled with any compression.
 """
 
@@ -65,8 +65,19 @@ class ImageSource:
         self._held: dict[Digest, StoredImage] = {}
 
     # -------------------------------------------------------------- pinning
-    def pin(self, reference: str, platform: Platform, *, pull: bool = False) -> Pinned:
-        """What a name means for a platform now; manifest and config only. Raises SourceError."""
+    def pin(
+        self,
+        reference: str,
+        platform: Platform,
+        *,
+        pull: bool = False,
+        any_platform: bool = False,
+    ) -> Pinned:
+        """What a name means for a platform now; manifest and config only. Raises SourceError.
+
+        With `any_platform` (nobody asked for one) a local image of another is used when its
+        registry has none, as docker's classic builder does; lint warns of it.
+        """
         local = None if pull else self._local(reference, platform)
         if local is not None:
             return _pinned(reference, local)
@@ -79,12 +90,15 @@ class ImageSource:
             self._hold(image)
             return _pinned(reference, image)
         except (RegistryError, ContentError) as error:
-            fallback = self._local(reference, platform) if pull and _unreachable(error) else None
+            fallback = None
+            if _unreachable(error) or not pull:
+                fallback = self._local(reference, platform) if pull else None
+                fallback = fallback or (self._local(reference, None) if any_platform else None)
             if fallback is not None:
                 return _pinned(reference, fallback)
             raise self._explained(name, platform, error) from error
 
-    def _local(self, reference: str, platform: Platform) -> StoredImage | None:
+    def _local(self, reference: str, platform: Platform | None) -> StoredImage | None:
         try:
             found = self._store.images.find(reference, platform)
         except UsageError as error:
@@ -243,15 +257,20 @@ class ImageSource:
         shown, domain = name.familiar, name.domain
         have = sorted(str(item) for item in self._store.images.candidates(name).values())
         local = f"; the local image of that name is for {', '.join(have)}" if have else ""
+        other = f"build for what it is for: --platform={have[0]}" if have else None
         match error:
             case ManifestUnknown():
-                hint = error.hint or "check the name and the tag, or build or load the image first"
+                hint = (
+                    error.hint
+                    or other
+                    or "check the name and the tag, or build or load the image first"
+                )
                 message = error.message
             case AuthenticationRequired():
                 hint = f"the repository may not exist, or may need a login: pybuild login {domain}"
                 message = error.message
             case RegistryError() if _unreachable(error):
-                hint = (
+                hint = other or (
                     f"{shown} is not in the local store: pull, load or import it, or set a mirror"
                 )
                 message = f"cannot reach the registry of {shown}: {error.message}"

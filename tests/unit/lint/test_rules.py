@@ -365,6 +365,31 @@ def test_a_comment_skips_rules_for_one_instruction() -> None:
     assert [(rule, line) for rule, line, _ in findings(text)] == [("LegacyKeyValueFormat", 5)]
 
 
+@pytest.mark.parametrize(
+    ("line", "left"),
+    [
+        ("# check=skip=StageNameCasing, MaintainerDeprecated", {"MaintainerDeprecated"}),
+        ("# check=skip=MaintainerDeprecated,StageNameCasing now", set()),
+        ("#check = error=true;skip=StageNameCasing", {"MaintainerDeprecated"}),
+        ("# check=error=true;experimental=all;skip=StageNameCasing,MaintainerDeprecated", set()),
+    ],
+)
+def test_the_value_of_a_check_directive_ends_at_the_first_blank(line: str, left: set[str]) -> None:
+    text = f"{line}\nFROM scratch AS Base\nMAINTAINER me\n"
+    assert {rule for rule, *_ in findings(text)} == left
+
+
+def test_prose_above_an_instruction_that_looks_like_a_check_is_no_error() -> None:
+    text = "FROM scratch\n# check=all of it\nMAINTAINER me\n"
+    assert [rule for rule, *_ in findings(text)] == ["MaintainerDeprecated"]
+
+
+def test_the_first_check_of_a_comment_counts_and_ends_at_a_blank() -> None:
+    text = "FROM scratch\n# check=skip={}\n# check=skip=all\nMAINTAINER me\n"
+    assert len(findings(text.format("StageNameCasing, MaintainerDeprecated"))) == 1
+    assert findings(text.format("MaintainerDeprecated see issue")) == []
+
+
 def test_experimental_rules_speak_only_when_asked() -> None:
     text = "# other\nARG foo=1\n# wrong\nFROM scratch AS web\n# also wrong\nARG bar\n"
     assert findings("\n" + text) == []

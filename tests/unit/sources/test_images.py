@@ -121,6 +121,23 @@ def test_platforms_of_one_index_share_a_name(bench: Bench) -> None:
         assert server.asked == []
 
 
+def test_a_local_image_of_another_platform_serves_where_none_was_asked_for(bench: Bench) -> None:
+    arm = fake_image(architecture="arm64")
+    index = fake_index({"linux/arm64": arm})
+    with ScriptedServer(serve_image(arm, index=index)) as server:
+        name = f"{server.host}/app:1"
+        op = bench.source.pin(name, ARM64).op
+        with pytest.raises(SourceError, match="the local image of that name is for linux/arm64"):
+            bench.source.pin(name, AMD64)
+        assert bench.source.pin(name, AMD64, any_platform=True).op == op
+        with pytest.raises(SourceError, match="linux/arm64"):
+            bench.source.pin(name, AMD64, any_platform=True, pull=True)
+    assert bench.source.pin(name, AMD64, any_platform=True, pull=True).op == op
+    with pytest.raises(SourceError, match="cannot reach") as caught:
+        bench.source.pin(name, AMD64)
+    assert caught.value.hint == "build for what it is for: --platform=linux/arm64"
+
+
 def test_image_can_be_named_by_its_id(bench: Bench) -> None:
     with ScriptedServer(serve_image(fake_image())) as server:
         op = bench.source.pin(f"{server.host}/app:1", AMD64).op

@@ -39,6 +39,14 @@ def bases(found: StagePlan) -> list[str]:
     return [base.reference for base in found.bases]
 
 
+def test_a_base_knows_whether_its_from_names_the_platform() -> None:
+    text = "FROM a AS one\nFROM --platform=linux/amd64 a\nCOPY --from=one / /\nCOPY --from=b / /\n"
+    assert {base.reference[-8:]: base.explicit for base in planned(text).bases} == {
+        "a:latest": True,
+        "b:latest": False,
+    }
+
+
 def test_only_bases_of_needed_stages_are_wanted() -> None:
     found = planned(
         "FROM golang AS build\nFROM node AS web\nFROM debian\nCOPY --from=build /a /a\n"
