@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from buildkit_py.engine.aftermath import keep_steps, step_sizes, write_result_files
 from buildkit_py.engine.attestations import Attestor, scanned_roots
-from buildkit_py.engine.compile import Compiled, compile_build
+from buildkit_py.engine.compile import Compiled, base_pinner, compile_build
 from buildkit_py.engine.deadline import deadline
 from buildkit_py.engine.forwarding import Forwarder, open_forwarder
 from buildkit_py.engine.inputs import BuildInputs, directory_matcher, open_inputs

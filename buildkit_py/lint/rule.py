@@ -224,8 +224,9 @@ _HADOLINT_COMMENT = re.compile(r"\s*hadolint\s+ignore\s*=\s*(.+)", re.IGNORECASE
 
 
 def directive_options(text: str | None, span: Span | None = None) -> CheckOptions:
-    """Read the value of a `# check=` line. As in BuildKit what follows a space is not looked at:
-    `skip=A, B` skips A alone. Raises InvalidArgument.
+    """Read the value of a `# check=` line. Raises InvalidArgument.
+
+    As in BuildKit what follows a space is not looked at: `skip=A, B` skips A alone.
     """
     return parse_check((text or "").partition(" ")[0], span)
 

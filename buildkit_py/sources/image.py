@@ -1,8 +1,9 @@
 """Base images: from the local store by name, else from their registry, layers only when needed.
 
 An image that was resolved once is recorded in the store under its name, as `pull` does, so later
-builds find it without asking, also when its registry cannot be reached. An image is pinned by the digest of its config (the image ID), which names its content
-whichever way it came: built here, loaded, or pulled with any compression.
+builds find it without asking, also where its registry cannot be reached. An image is pinned by the
+digest of its config (the image ID), which names its content whichever way it came: built here,
+loaded, or pulled with any compression.
 """
 
 from __future__ import annotations
