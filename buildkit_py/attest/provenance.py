@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-from buildkit_py.graph import GitOp, HttpOp, ImageOp, Vertex, op_to_json
+from buildkit_py.graph import ExecOp, GitOp, HttpOp, ImageOp, Vertex, op_to_json
 from buildkit_py.oci.config import rfc3339
 from buildkit_py.oci.reference import parse_reference
 
@@ -44,6 +44,7 @@ class BuildFacts:
     reproducible: bool = False
     source: Mapping[str, str] = field(default_factory=dict)  # of a remote context: url, commit
     fetched: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # by vertex digest
+    vcs: Mapping[str, str] = field(default_factory=dict)  # of the checkout of a local context
 
 
 def provenance(
@@ -57,11 +58,12 @@ def provenance(
         steps={"llbDefinition": [_step(number, steps) for number in range(len(steps))]}
         if full
         else {},
-        source=_source(facts, steps) if full else {},
+        metadata=_metadata(facts, steps, full=full),
         config_source=_config_source(facts),
         materials=materials,
         complete=complete,
-        full=full,
+        hermetic=complete and not any(_uses_network(step) for step in steps),
+        whole=full or not (facts.arguments or facts.labels),
     )
     return _version_1(facts, said) if version == "v1" else _version_02(facts, said)
 
@@ -70,11 +72,19 @@ def provenance(
 class _Said:
     request: dict[str, Any]
     steps: dict[str, Any]
-    source: dict[str, Any]
+    metadata: dict[str, Any]
     config_source: dict[str, Any]
     materials: list[dict[str, Any]]
     complete: bool
-    full: bool
+    hermetic: bool
+    whole: bool
+
+
+def layers_path(version: str) -> tuple[str, ...]:
+    """Where in a predicate the layers of its steps stand."""
+    if version == "v1":
+        return ("runDetails", "metadata", "buildkit_metadata", "layers")
+    return ("metadata", f"{_OLD_BUILD_TYPE}#metadata", "layers")
 
 
 def _version_1(facts: BuildFacts, said: _Said) -> dict[str, Any]:
@@ -86,14 +96,16 @@ def _version_1(facts: BuildFacts, said: _Said) -> dict[str, Any]:
         "startedOn": rfc3339(int(facts.started)),
         "finishedOn": rfc3339(int(facts.finished)),
         "buildkit_completeness": {
-            "request": said.full,
+            "request": said.whole,
             "resolvedDependencies": said.complete,
         },
     }
+    if said.hermetic:
+        metadata["buildkit_hermetic"] = True
     if facts.reproducible:
         metadata["buildkit_reproducible"] = True
-    if said.source:
-        metadata["buildkit_metadata"] = {"source": said.source}
+    if said.metadata:
+        metadata["buildkit_metadata"] = said.metadata
     return {
         "buildDefinition": {
             "buildType": BUILD_TYPE,
@@ -117,14 +129,16 @@ def _version_02(facts: BuildFacts, said: _Said) -> dict[str, Any]:
         "buildStartedOn": rfc3339(int(facts.started)),
         "buildFinishedOn": rfc3339(int(facts.finished)),
         "completeness": {
-            "parameters": said.full,
+            "parameters": said.whole,
             "environment": True,
             "materials": said.complete,
         },
         "reproducible": facts.reproducible,
     }
-    if said.source:
-        metadata[f"{_OLD_BUILD_TYPE}#metadata"] = {"source": said.source}
+    if said.hermetic:
+        metadata["completeness"][f"{_OLD_BUILD_TYPE}#hermetic"] = True
+    if said.metadata:
+        metadata[f"{_OLD_BUILD_TYPE}#metadata"] = said.metadata
     out: dict[str, Any] = {
         "builder": {"id": facts.builder_id},
         "buildType": _OLD_BUILD_TYPE,
@@ -166,6 +180,15 @@ def _config_source(facts: BuildFacts) -> dict[str, Any]:
     elif digest:
         out["digest"] = _digest(digest)
     return out
+
+
+def _metadata(facts: BuildFacts, vertices: list[Vertex], *, full: bool) -> dict[str, Any]:
+    out: dict[str, Any] = {"vcs": dict(facts.vcs)} if facts.vcs else {}
+    return out | {"source": _source(facts, vertices)} if full else out
+
+
+def _uses_network(vertex: Vertex) -> bool:
+    return isinstance(vertex.op, ExecOp) and vertex.op.network != "none"
 
 
 def _source(facts: BuildFacts, vertices: list[Vertex]) -> dict[str, Any]:

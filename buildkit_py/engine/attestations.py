@@ -9,9 +9,10 @@ from buildkit_py.attest.options import AttestOptions, parse_attest
 from buildkit_py.exporters.base import Attestation, BuiltImage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from buildkit_py.attest.provenance import BuildFacts
+    from buildkit_py.digest import Digest
     from buildkit_py.engine.inputs import BuildInputs
     from buildkit_py.engine.request import BuildRequest
     from buildkit_py.engine.workshop import Workshop
@@ -101,24 +102,43 @@ class Attestor:
         if options.provenance:
             from buildkit_py.attest.provenance import (  # noqa: PLC0415
                 PROVENANCE_TYPES,
+                layers_path,
                 provenance,
             )
 
-            predicate = provenance(
-                facts,
-                lowered.graph.vertices.values(),
-                full=options.provenance == "max",
-                version=options.version,
-            )
+            full = options.provenance == "max"
+            vertices = lowered.graph.vertices
+            predicate = provenance(facts, vertices.values(), full=full, version=options.version)
             out.append(
                 Attestation(
                     predicate_type=PROVENANCE_TYPES[options.version],
                     predicate=predicate,
                     filename=options.filename or "provenance.json",
                     inline_only=options.inline_only,
+                    layers_path=layers_path(options.version),
+                    steps=self._step_snapshots(vertices) if full else {},
                 )
             )
         return tuple(out)
+
+    def _step_snapshots(self, vertices: Mapping[Digest, Vertex]) -> dict[str, int]:
+        out = {}
+        for number, digest in enumerate(vertices):
+            result = self.solution.get(digest)
+            if result is not None and result.snapshot is not None:
+                out[f"step{number}:0"] = result.snapshot
+        return out
+
+    def _vcs(self) -> dict[str, str]:
+        """What the checkout that holds a local context says of itself."""
+        if self.inputs.remote:
+            return {}
+        from buildkit_py.sources.vcs import vcs_facts  # noqa: PLC0415
+
+        places = {"context": self.inputs.directory}
+        if self.inputs.path is not None:
+            places["dockerfile"] = self.inputs.path.parent
+        return vcs_facts(places, self.shop.env.environment)
 
     def _facts(self, options: AttestOptions) -> BuildFacts:
         """What provenance says of this build. Secrets and agents are named only."""
@@ -141,6 +161,7 @@ class Attestor:
             reproducible=options.reproducible,
             source=self.inputs.facts,
             fetched=self.shop.worker.sources.fetched(),
+            vcs=self._vcs(),
         )
 
     # -------------------------------------------------------------- the scanners built in

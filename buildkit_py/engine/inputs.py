@@ -31,7 +31,8 @@ _Rules: TypeAlias = "tuple[tuple[str, ...], IgnoreMatcher | None]"
 class BuildInputs:
     """A directory to build from, the Dockerfile's text, and the patterns of the ignore file.
 
-    `facts` say where a remote context came from (its URL, its commit).
+    `facts` say where a remote context came from (its URL, its commit); `path` is the Dockerfile's
+    where it is a file here.
     """
 
     directory: Path
@@ -41,6 +42,7 @@ class BuildInputs:
     remote: bool = False
     facts: Mapping[str, str] = field(default_factory=dict)
     modified: int | None = None
+    path: Path | None = None
     owned: bool = False  # the files' owners count: an archive gave them
 
 
@@ -136,6 +138,7 @@ def _inputs(
         patterns=patterns,
         matcher=matcher,
         remote=remote,
+        path=path,
     )
 
 

@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from buildkit_py.digest import Digest
-from buildkit_py.exporters.attestations import AttestationManifest, attestation_manifest
+from buildkit_py.exporters.attestations import (
+    AttestationManifest,
+    KnownLayers,
+    attestation_manifest,
+)
 from buildkit_py.exporters.base import BuiltImage, ExportedImage, ExportRequest
 from buildkit_py.oci.assemble import (
     AssembledImage,
@@ -103,6 +107,7 @@ def assemble_images(store: Store, request: ExportRequest, options: ImageOptions)
             image.assembled.manifest_descriptor,
             [_purl(name, image.built.platform) for name in options.names],
             artifact=options.oci_types and options.oci_artifact,
+            known=_known_layers(store, image),
         )
         for image in prepared
         if image.built.attestations
@@ -117,6 +122,22 @@ def assemble_images(store: Store, request: ExportRequest, options: ImageOptions)
             annotations=options.annotations.of("index"),
         )
     return Assembly(images=prepared, index=index, attestations=attestations)
+
+
+def _known_layers(store: Store, image: PreparedImage) -> KnownLayers:
+    """The image's own layers as they leave, and layers of other snapshots as they came."""
+    own = {layer.snapshot: layer.descriptor for layer in image.layers}
+
+    def known(snapshot: int) -> list[Descriptor] | None:
+        out = []
+        for item in store.snapshots.chain(snapshot):
+            descriptor = own.get(item.id) or item.blob
+            if descriptor is None:
+                return None
+            out.append(descriptor)
+        return out
+
+    return known
 
 
 def _purl(name: Reference, platform: Platform) -> str:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from buildkit_py.digest import sha256
 from buildkit_py.errors import StoreError
 from buildkit_py.oci.assemble import go_json
-from buildkit_py.oci.descriptor import Descriptor, MediaType
+from buildkit_py.oci.descriptor import Descriptor, MediaType, descriptor_to_json
 from buildkit_py.oci.manifest import (
     ATTESTATION_SUBJECT,
     ATTESTATION_TYPE,
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v0.1"
 _ARTIFACT_TYPE = "application/vnd.docker.attestation.manifest.v1+json"
+KnownLayers = Callable[[int], "Sequence[Descriptor] | None"]
+"""The layers of a snapshot, lowest first, where they are known."""
+
 _PREDICATE = "in-toto.io/predicate-type"
 _FILE_LIMIT = 40 << 20
 
@@ -49,11 +52,12 @@ def attestation_manifest(
     names: Sequence[str],
     *,
     artifact: bool = True,
+    known: KnownLayers | None = None,
 ) -> AttestationManifest:
     """The manifest about an image; `artifact` false gives it the form of an image."""
     blobs = []
     for item in attestations:
-        data = statement(item, image, names)
+        data = statement(item if known is None else _with_layers(item, known), image, names)
         described = Descriptor(
             media_type=MediaType.IN_TOTO,
             digest=sha256(data),
@@ -88,6 +92,27 @@ def attestation_manifest(
     return AttestationManifest(
         manifest=data, descriptor=descriptor, blobs=((config_descriptor, config), *blobs)
     )
+
+
+def _with_layers(item: Attestation, known: KnownLayers) -> Attestation:
+    """The attestation with the layers of its steps, as far as they are known."""
+    found = {step: known(snapshot) for step, snapshot in item.steps.items()}
+    layers = {
+        step: [[descriptor_to_json(layer) for layer in chain]]
+        for step, chain in found.items()
+        if chain
+    }
+    if not layers:
+        return item
+    return replace(item, predicate=_placed(item.predicate, item.layers_path, layers))
+
+
+def _placed(
+    document: Mapping[str, Any], path: Sequence[str], value: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    if not path:
+        return value
+    return {**document, path[0]: _placed(document.get(path[0], {}), path[1:], value)}
 
 
 def _image_config(layers: Sequence[Descriptor]) -> bytes:

@@ -22,13 +22,16 @@ if TYPE_CHECKING:
 class Attestation:
     """What is stated about an image: the predicate (JSON) of an in-toto statement.
 
-    `filename` is its name beside a plain tree, where an `inline_only` one is not written.
+    `filename` is its name beside a plain tree, where an `inline_only` one is not written. An image
+    adds, at `layers_path` of the predicate, the layers of the snapshots that `steps` names.
     """
 
     predicate_type: str
     predicate: Mapping[str, Any]
     filename: str = ""
     inline_only: bool = False
+    layers_path: tuple[str, ...] = ()
+    steps: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

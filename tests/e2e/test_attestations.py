@@ -71,6 +71,34 @@ def test_provenance_and_materials_stand_in_the_index(attested: Callable[..., Pat
     assert "fixed" in names
 
 
+def test_full_provenance_names_the_layers_of_steps_and_the_checkout(
+    attested: Callable[..., Path],
+) -> None:
+    folder = attested().parent
+    subprocess.run(["git", "init", "-q", folder], check=True)
+    layout = attested("--provenance=mode=max")
+    index, _, found = statements(layout)
+    layers = document(layout, index["manifests"][0]["digest"])["layers"]
+    details = found["https://slsa.dev/provenance/v1"]["runDetails"]["metadata"]
+    chains = [chain for (chain,) in details["buildkit_metadata"]["layers"].values()]
+    assert layers in chains
+    assert all(chain == layers[: len(chain)] for chain in chains)
+    assert details["buildkit_metadata"]["vcs"]["localdir:context"] == "context"
+    assert details["buildkit_completeness"]["request"] is True
+
+
+@pytest.mark.parametrize(("flag", "hermetic"), [("--network=none ", True), ("", None)])
+def test_a_build_that_reaches_nothing_is_hermetic(
+    busybox: Pybuild, context: Callable[..., Path], flag: str, hermetic: bool | None
+) -> None:
+    folder = context(f"FROM busybox\nRUN {flag}true\n")
+    output = "type=oci,tar=false,dest=layout"
+    busybox("build", "--provenance=version=v1", "-o", output, folder)
+    _, _, found = statements(busybox.directory / "layout")
+    details = found["https://slsa.dev/provenance/v1"]["runDetails"]["metadata"]
+    assert details.get("buildkit_hermetic") is hermetic
+
+
 def test_minimal_provenance_holds_no_arguments(attested: Callable[..., Path]) -> None:
     _, _, found = statements(attested("--provenance=mode=min", "--build-arg=WORD=hello"))
     assert list(found) == ["https://slsa.dev/provenance/v1"]
