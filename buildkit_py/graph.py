@@ -24,13 +24,15 @@ if TYPE_CHECKING:
 class ImageOp:
     """A base image, pinned: `digest` is that of its config, the image ID.
 
-    `layout` names an OCI layout directory (`oci-layout://`) instead of store and registry.
+    `layout` names an OCI layout directory (`oci-layout://`) instead of store and registry. `named`
+    is the digest that the name leads to, for display: of its index, else of its manifest.
     """
 
     reference: str
     digest: Digest
     platform: Platform
     layout: str | None = None
+    named: Digest | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -390,6 +390,5 @@ def _is_empty(config: ImageConfig) -> bool:
 
 
 def _shown(op: ImageOp) -> str:
-    if op.layout is not None:
-        return f"oci-layout://{op.layout}@{op.digest}"
-    return op.reference if "@" in op.reference else f"{op.reference}@{op.digest}"
+    name = op.reference if op.layout is None else f"oci-layout://{op.layout}"
+    return name if op.named is None or "@" in name else f"{name}@{op.named}"

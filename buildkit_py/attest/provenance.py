@@ -213,7 +213,7 @@ def _materials(vertices: list[Vertex], facts: BuildFacts) -> tuple[list[dict[str
         if isinstance(op, ImageOp):
             platform = "" if vertex.options.platform is None else str(vertex.options.platform)
             uri = image_purl(op.reference, platform)
-            found[uri] = {"uri": uri, "digest": _digest(op.digest)}
+            found[uri] = {"uri": uri, "digest": _digest(op.named or op.digest)}
         elif isinstance(op, HttpOp):
             digest = known.get("digest") or op.checksum or ""
             uri = redacted(op.url)

@@ -87,9 +87,10 @@ class ImageSource:
         except UsageError as error:
             raise SourceError(error.message, hint=error.hint) from error
         try:
-            image = self._record(self._resolve(name, platform))
+            resolved = self._resolve(name, platform)
+            image = self._record(resolved)
             self._hold(image)
-            return _pinned(reference, image)
+            return _pinned(reference, image, named=resolved.named_digest.digest)
         except (RegistryError, ContentError) as error:
             fallback = None
             if _unreachable(error) or not pull:
@@ -134,7 +135,7 @@ class ImageSource:
         image = self._store.images.add(stored, sync=True)
         self._hold(image)
         shown = f"{origin_of(directory)}{reference}"
-        return _pinned(shown, image, layout=directory)
+        return _pinned(shown, image, layout=directory, named=found.descriptor.digest)
 
     # -------------------------------------------------------------- files
     def snapshot(self, op: ImageOp) -> int | None:
@@ -146,11 +147,6 @@ class ImageSource:
                 hint="it was removed while the build ran: build again",
             )
         return found.snapshot
-
-    def manifest(self, op: ImageOp) -> Descriptor | None:
-        """The manifest that a pinned image came with, for provenance."""
-        found = self._store.images.find(op.digest)
-        return None if found is None else found.manifest
 
     def fetch(self, descriptor: Descriptor, origin: str) -> None:
         """Bring one layer's blob into the content store. Raises SourceError, ContentError."""
@@ -283,13 +279,35 @@ class ImageSource:
         return SourceError(f"{prefix}{message}{suffix}", hint=hint or None)
 
 
-def _pinned(reference: str, image: StoredImage, layout: str | None = None) -> Pinned:
-    return Pinned(
-        op=ImageOp(
-            reference=reference, digest=image.id, platform=image.config.platform, layout=layout
-        ),
-        config=image.config,
+def _pinned(
+    reference: str,
+    image: StoredImage,
+    *,
+    layout: str | None = None,
+    named: Digest | None = None,
+) -> Pinned:
+    op = ImageOp(
+        reference=reference,
+        digest=image.id,
+        platform=image.config.platform,
+        layout=layout,
+        named=named or _named(reference, image),
     )
+    return Pinned(op=op, config=image.config)
+
+
+def _named(reference: str, image: StoredImage) -> Digest | None:
+    """What a registry calls a local image: by its only index if it came by one, else itself."""
+    if _ID.match(reference):
+        return None
+    own = None if image.manifest is None else image.manifest.digest
+    repository = parse_reference(reference).repository
+    known = [
+        item.digest
+        for item in image.digests
+        if item.repository == repository and item.digest not in {None, own}
+    ]
+    return known[0] if len(known) == 1 else own
 
 
 def _unreachable(error: PybuildError) -> bool:

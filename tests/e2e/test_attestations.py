@@ -67,6 +67,9 @@ def test_provenance_and_materials_stand_in_the_index(attested: Callable[..., Pat
     assert built["externalParameters"]["request"]["args"] == {"build-arg:WORD": "hello"}
     (base,) = built["resolvedDependencies"]
     assert base["uri"].startswith("pkg:docker/busybox@latest?platform=linux%2F")
+    steps = built["internalParameters"]["buildConfig"]["llbDefinition"]
+    named = [step["name"].partition("@sha256:")[2] for step in steps]
+    assert base["digest"]["sha256"] in named
     names = [item["name"] for item in found["https://spdx.dev/Document"]["packages"]]
     assert "fixed" in names
 

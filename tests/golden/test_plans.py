@@ -37,7 +37,12 @@ def outcome(path: Path) -> dict[str, str]:
         planned = plan(parse(source), BuildOptions())
         bases = {
             base.key: ResolvedBase(
-                op=ImageOp(reference=base.reference, digest=DIGEST, platform=base.platform),
+                op=ImageOp(
+                    reference=base.reference,
+                    digest=DIGEST,
+                    platform=base.platform,
+                    named=DIGEST,
+                ),
                 config=BASE,
             )
             for base in planned.bases

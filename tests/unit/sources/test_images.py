@@ -134,6 +134,21 @@ def test_a_local_image_of_another_platform_serves_where_none_was_asked_for(bench
             bench.source.pin(name, AMD64, any_platform=True, pull=True)
 
 
+def test_a_base_is_shown_by_the_digest_that_its_name_leads_to(bench: Bench) -> None:
+    image = fake_image()
+    index = fake_index(
+        {"linux/amd64": image},
+    )
+    with (
+        ScriptedServer(serve_image(image, index=index)) as many,
+        ScriptedServer(serve_image(image)) as one,
+    ):
+        first, again = (bench.source.pin(f"{many.host}/app:1", AMD64).op for _ in range(2))
+        assert first.named == again.named == digest(index)
+        assert bench.source.pin(f"{one.host}/app:1", AMD64).op.named == image.digest
+    assert bench.source.pin(first.digest, AMD64).op.named is None
+
+
 def test_image_can_be_named_by_its_id(bench: Bench) -> None:
     with ScriptedServer(serve_image(fake_image())) as server:
         op = bench.source.pin(f"{server.host}/app:1", AMD64).op

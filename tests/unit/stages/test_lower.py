@@ -18,6 +18,7 @@ from buildkit_py.stages import BuildOptions, plan, triggers_of
 
 ARM = Platform(architecture="arm64")
 LAYER = Digest("sha256:" + "1" * 64)
+NAMED = Digest("sha256:" + "2" * 64)
 BASE = ImageConfig(
     author="somebody",
     created="2020-01-01T00:00:00Z",
@@ -43,7 +44,12 @@ def lowered(text: str, *, base: ImageConfig = BASE, **options: Any) -> LoweredIm
         found = plan(dockerfile, build, triggers=triggers)
         bases = {
             wanted.key: ResolvedBase(
-                op=ImageOp(reference=wanted.reference, digest=LAYER, platform=wanted.platform),
+                op=ImageOp(
+                    reference=wanted.reference,
+                    digest=LAYER,
+                    platform=wanted.platform,
+                    named=NAMED if "golang" in wanted.reference else None,
+                ),
                 config=base,
             )
             for wanted in found.bases
@@ -133,9 +139,13 @@ def test_a_base_without_layers_is_an_empty_root() -> None:
 def test_from_is_a_vertex_with_the_digest_in_its_name() -> None:
     image = lowered("FROM golang:1 AS x\nRUN make\n")
     assert names(image) == [
-        f"[1/2] FROM docker.io/library/golang:1@{LAYER}",
+        f"[1/2] FROM docker.io/library/golang:1@{NAMED}",
         "[2/2] RUN make",
     ]
+
+
+def test_a_base_that_only_this_store_knows_has_no_digest_in_its_name() -> None:
+    assert names(lowered("FROM mine\nRUN make\n"))[0] == "[1/2] FROM docker.io/library/mine:latest"
 
 
 # -------------------------------------------------------------- environment
