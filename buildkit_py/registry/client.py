@@ -173,13 +173,16 @@ class RegistryClient:
         descriptor: Descriptor,
         sink: Callable[[bytes], object],
         on_progress: Callable[[int], None] | None = None,
+        *,
+        start: int = 0,
     ) -> None:
-        """Send exactly `descriptor.size` bytes to the sink; the digest is the sink's to verify.
+        """Send the bytes from `start` to the sink; the digest is the sink's to verify.
 
         A broken connection is taken up again where it broke.
         """
-        offset = mark = tries = 0
-        while True:
+        offset = mark = start
+        tries = 0
+        while offset != descriptor.size or not start:
             try:
                 for data in self._blob_bytes(end, reference, descriptor, offset):
                     sink(data)

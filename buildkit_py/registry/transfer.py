@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from buildkit_py.errors import ContentError, ManifestUnknown, RegistryError
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 CONFIG_LIMIT = 16 << 20
 _MAX_DEPTH = 3  # an index may hold an index; more is a trap
 _PIECE = 1 << 20
+_NO_SUCH_RANGE = 416
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,15 +168,36 @@ def fetch_blob(
     report(0)
     for number, end in enumerate(ends):
         try:
-            with content.writer(descriptor, sync=True) as writer:
-                client.download(end, reference, descriptor, writer.write, report)
-                writer.commit()
+            download = partial(client.download, end, reference, descriptor)
+            _download(download, descriptor, content, report)
         except (RegistryError, ContentError):
             if number == len(ends) - 1:
                 raise
         else:
             break
     progress(_done(descriptor, "downloading"))
+
+
+def _download(
+    download: Callable[..., None],
+    descriptor: Descriptor,
+    content: ContentStore,
+    report: Callable[[int], None],
+) -> None:
+    """Go on where an earlier process stopped; from the start if that was no part of the blob."""
+    for _ in range(2):
+        with content.resuming_writer(descriptor) as writer:
+            start = writer.size
+            try:
+                download(writer.write, report, start=start)
+                writer.commit()
+            except (RegistryError, ContentError) as error:
+                refused = isinstance(error, RegistryError) and error.status == _NO_SUCH_RANGE
+                if not start or not (refused or isinstance(error, ContentError)):
+                    raise
+                writer.discard()
+            else:
+                return
 
 
 def fetch_layers(

@@ -20,6 +20,7 @@ from buildkit_py.errors import BlobNotFound, ContentError, DigestMismatch, SizeM
 from buildkit_py.oci.descriptor import Descriptor
 from buildkit_py.store.database import Database
 from buildkit_py.store.failures import explain_os_errors
+from buildkit_py.store.partial import Partial, open_partial
 from buildkit_py.store.paths import StatePaths
 
 READ_SIZE = 1 << 20
@@ -114,6 +115,13 @@ class ContentStore:
         """
         return BlobWriter(self, expected, sync=sync)
 
+    def resuming_writer(self, expected: Descriptor) -> BlobWriter:
+        """As `writer`, but what an earlier process had of a download is there: `size` bytes.
+
+        When writing fails they stay for the next try, unless they were not the blob's.
+        """
+        return BlobWriter(self, expected, sync=True, partial=open_partial(self._paths, expected))
+
     def put(self, data: bytes, media_type: str, *, sync: bool = False) -> Descriptor:
         """Store some bytes."""
         with self.writer(sync=sync) as writer:
@@ -177,17 +185,29 @@ class ContentStore:
 class BlobWriter:
     """Bytes on their way into the store; what is not committed disappears."""
 
-    def __init__(self, store: ContentStore, expected: Descriptor | None, *, sync: bool) -> None:
+    def __init__(
+        self,
+        store: ContentStore,
+        expected: Descriptor | None,
+        *,
+        sync: bool,
+        partial: Partial | None = None,
+    ) -> None:
         self._store = store
         self._expected = expected
         self._sync = sync
-        self._path = store.scratch()
+        self._path = partial.path if partial else store.scratch()
+        self._kept = partial is not None
         self._algorithm = expected.digest.partition(":")[0] if expected else "sha256"
         self._hash = hashlib.new(self._algorithm)
         self._committed = False
         self.size = 0
         with explain_os_errors("cannot write to the store"):
-            self._file = self._path.open("xb")
+            self._file = partial.file if partial else self._path.open("xb")
+            if partial:
+                while data := self._file.read(READ_SIZE):
+                    self._hash.update(data)
+                    self.size += len(data)
 
     def write(self, data: bytes | memoryview) -> int:
         """Append some bytes. Raises SizeMismatch as soon as there are too many."""
@@ -217,7 +237,6 @@ class BlobWriter:
             self._file.flush()
             if self._sync:
                 os.fdatasync(self._file.fileno())
-            self._file.close()
         found = Descriptor(
             media_type=media_type or (wanted.media_type if wanted else ""),
             digest=self.digest,
@@ -225,7 +244,12 @@ class BlobWriter:
         )
         self._store.adopt(self._path, found, synced=self._sync)
         self._committed = True
+        self._file.close()  # a partial download is locked until it has its new name
         return found
+
+    def discard(self) -> None:
+        """Keep nothing of what was written for another try."""
+        self._kept = False
 
     def __enter__(self) -> Self:
         return self
@@ -236,10 +260,12 @@ class BlobWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if not self._committed:
-            with suppress(OSError):  # closing flushes, which on a full disk fails once more
-                self._file.close()
+        if self._committed:
+            return
+        if not self._kept or isinstance(error, ContentError) or not self.size:
             self._path.unlink(missing_ok=True)
+        with suppress(OSError):  # closing flushes, which on a full disk fails once more
+            self._file.close()
 
 
 def _verify(digest: Digest, data: bytes) -> None:

@@ -20,6 +20,7 @@ from buildkit_py.store.database import Database, forget_snapshots
 from buildkit_py.store.downloads import lost_repositories
 from buildkit_py.store.leases import is_alive
 from buildkit_py.store.locks import FileLock
+from buildkit_py.store.partial import MAX_AGE, forget_partials
 from buildkit_py.store.paths import StatePaths
 from buildkit_py.store.trash import discard, empty_trash, remove_tree, tree_size
 
@@ -76,6 +77,7 @@ def collect_garbage(
     for digest, _ in blobs:
         paths.blob(digest).unlink(missing_ok=True)
     freed += sweep_orphans(db, paths, now=clock())
+    freed += forget_partials(paths, clock() - MAX_AGE)
     empty_trash(paths)
     return Collected(
         snapshots=tuple(doomed), blobs=tuple(digest for digest, _ in blobs), freed=freed

@@ -7,6 +7,7 @@
     builds/<ref>/       the log of each build
     locks/              flock files; never deleted while somebody may wait on one
     tmp/<lease>/        everything half-made, swept when the lease's lock is free
+    partial/<hex>       downloads that were cut short, for the next pull to go on with
     trash/              trees on their way out
 
 All of these are on one file system, so that `rename` moves whatever is finished.
@@ -64,6 +65,11 @@ class StatePaths:
     def tmp(self) -> Path:
         """Half-made things, a folder for each lease."""
         return self.root / "tmp"
+
+    @property
+    def partial(self) -> Path:
+        """Blobs of which the rest is still to be fetched."""
+        return self.root / "partial"
 
     @property
     def trash(self) -> Path:

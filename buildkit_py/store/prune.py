@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from buildkit_py.store.downloads import forget_downloads, is_download
 from buildkit_py.store.gc import collect_garbage
 from buildkit_py.store.locks import FileLock
+from buildkit_py.store.partial import forget_partials
 from buildkit_py.store.trash import discard
 from buildkit_py.store.usage import CACHE_MOUNT, UsageRecord, usage_records
 
@@ -82,7 +83,8 @@ def default_policies(disk_size: int) -> tuple[Policy, ...]:
 
 def prune(store: Store, policy: Policy, *, clock: Callable[[], float] = time.time) -> Pruned:
     """Remove what a policy allows, then everything that nothing needs any more."""
-    return _prune(store, (policy,), clock)
+    pruned = _prune(store, (policy,), clock)
+    return replace(pruned, freed=pruned.freed + forget_partials(store.paths))
 
 
 def _prune(store: Store, policies: Sequence[Policy], clock: Callable[[], float]) -> Pruned:
