@@ -17,6 +17,7 @@ from buildkit_py.expansion import Expander
 from buildkit_py.graph import BuildGraph, ContextOp, ImageOp, Vertex, VertexOptions
 from buildkit_py.instructions.base import Instruction, expanded
 from buildkit_py.oci.config import DEFAULT_PATH, ContainerConfig, ImageConfig, seconds_of
+from buildkit_py.oci.growing import GrowingConfig
 from buildkit_py.platforms import Platform
 from buildkit_py.scopes import proxy_environment
 from buildkit_py.stage_builder import LoweredStep, StageBuilder, StageInputs, as_root
@@ -220,7 +221,7 @@ class _Lowering:
         return StageBuilder(
             inputs=self._inputs(stage, platform, settled),
             root=None,
-            config=config,
+            growing=GrowingConfig(config),
             env=visible,
             vertex_total=stage.step_total,
         )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from buildkit_py.digest import digest_of
 from buildkit_py.graph import ContextOp, CopyFiles, ExecOp, FileOp, Op, Vertex, VertexOptions
 from buildkit_py.oci.config import DEFAULT_PATH, ContainerConfig, History, rfc3339
+from buildkit_py.oci.growing import GrowingConfig, Moment
 from buildkit_py.platforms import Platform
 
 if TYPE_CHECKING:
@@ -29,15 +30,15 @@ BUILDER_ARGS = frozenset({"BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAG
 class LoweredStep:
     """One instruction as lowered: what displays and step records need.
 
-    `trail` stands for the history up to here, so that a step holds no copy of it; `entry` is the
-    last of that.
+    `trail` stands for the history up to here and `moment` for the config, so that a step holds no
+    copy of them; `entry` is the last of the history.
     """
 
     text: str
     span: Span | None
     vertex: Vertex | None  # None for metadata
     root: Vertex | None  # the stage's file system after the step
-    config: ContainerConfig
+    moment: Moment
     trail: str
     entry: History | None
     stage: str
@@ -93,7 +94,7 @@ class StageBuilder:
 
     inputs: StageInputs
     root: Vertex | None
-    config: ContainerConfig
+    growing: GrowingConfig
     author: str = ""
     history: list[History] = field(default_factory=list)
     trail: str = ""  # a digest of `history`
@@ -110,9 +111,19 @@ class StageBuilder:
 
     # -------------------------------------------------------------- reading
     @property
+    def config(self) -> ContainerConfig:
+        """The container config; see `fields` for what is cheaper to have."""
+        return self.growing.whole
+
+    @property
+    def fields(self) -> ContainerConfig:
+        """The config without what ENV, LABEL, EXPOSE, VOLUME and ONBUILD have added."""
+        return self.growing.fields
+
+    @property
     def workdir(self) -> str:
         """The absolute working directory, as the config has it (`/app/`)."""
-        return self.config.working_dir or "/"
+        return self.fields.working_dir or "/"
 
     @property
     def directory(self) -> str:
@@ -122,7 +133,7 @@ class StageBuilder:
     @property
     def shell(self) -> tuple[str, ...]:
         """The shell of shell forms."""
-        return self.config.shell or ("/bin/sh", "-c")
+        return self.fields.shell or ("/bin/sh", "-c")
 
     def run_env(self) -> tuple[str, ...]:
         """The environment of a RUN: stage environment and ARG values, with a PATH."""
@@ -132,14 +143,12 @@ class StageBuilder:
 
     # -------------------------------------------------------------- changing
     def update(self, **changes: Any) -> None:
-        """Replace fields of the container config."""
-        self.config = replace(self.config, **changes)
+        """Replace fields of the container config that are no collections."""
+        self.growing.set_fields(**changes)
 
     def set_env(self, name: str, value: str) -> None:
         """Set a variable: in the config in place if it is there, in the environment as last."""
-        env = self.config.env_map()
-        env[name] = value
-        self.update(env=tuple(f"{key}={val}" for key, val in env.items()))
+        self.growing.set_env(name, value)
         self.env.pop(name, None)
         self.env[name] = value
 
@@ -224,13 +233,14 @@ class StageBuilder:
 
         A FROM names its own `vertex`, the triggers that belong to its step having others.
         """
+        moment = self.growing.moment(since=self.steps[-1].moment.end if self.steps else -1)
         self.steps.append(
             LoweredStep(
                 text=readable(text),
                 span=span,
                 vertex=vertex or (None if triggers else self._last),
                 root=self.root,
-                config=self.config,
+                moment=moment,
                 trail=self.trail,
                 entry=self.history[-1] if self.history else None,
                 stage=self.inputs.name,

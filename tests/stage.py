@@ -10,6 +10,7 @@ from buildkit_py.expansion import Expander
 from buildkit_py.graph import ContextOp, ExecOp, FileOp, ImageOp, Vertex
 from buildkit_py.instructions.base import Instruction, expanded
 from buildkit_py.oci.config import DEFAULT_PATH, ContainerConfig
+from buildkit_py.oci.growing import GrowingConfig
 from buildkit_py.platforms import Platform
 from buildkit_py.source import Span
 from buildkit_py.stage_builder import StageBuilder, StageInputs
@@ -40,7 +41,7 @@ def new_builder(*, root: Vertex | None = BASE, user: str = "", **inputs: Any) ->
     return StageBuilder(
         inputs=StageInputs(**values),
         root=root,
-        config=ContainerConfig(env=(f"PATH={DEFAULT_PATH}",), user=user),
+        growing=GrowingConfig(ContainerConfig(env=(f"PATH={DEFAULT_PATH}",), user=user)),
         env={"PATH": DEFAULT_PATH},
         vertex_total=9,
     )

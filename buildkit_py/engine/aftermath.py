@@ -59,17 +59,19 @@ def _write(path: Path, data: bytes) -> None:
 
 def keep_steps(db: Database, steps: Sequence[FinishedStep], now: float) -> None:
     """Make the steps of a build known by their ids."""
-    from buildkit_py.store.steps import StepRecord, remember_steps  # noqa: PLC0415
+    from buildkit_py.store.steps import NewStep, remember_steps  # noqa: PLC0415
 
-    records = [
-        StepRecord(
-            id=item.id,
-            text=item.step.text,
-            stage=item.step.stage,
-            snapshot=item.outcome.snapshot,
-            config=item.step.config,
-            created=now,
-        )
-        for item in steps
-    ]
-    remember_steps(db, records)
+    remember_steps(
+        db,
+        [
+            NewStep(
+                id=item.id,
+                text=item.step.text,
+                stage=item.step.stage,
+                snapshot=item.outcome.snapshot,
+                moment=item.step.moment,
+            )
+            for item in steps
+        ],
+        now,
+    )

@@ -17,7 +17,6 @@ from urllib.parse import quote_from_bytes
 
 from buildkit_py.errors import PybuildError, SolveError
 from buildkit_py.graph import ImageOp
-from buildkit_py.oci.config import container_to_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,7 +103,7 @@ def encoded_forms(value: bytes) -> list[tuple[str, bytes]]:
 def _search_step(step: LoweredStep, values: Needles) -> None:
     """The config after a step and its entry of the history. The step itself may show the value."""
     where = f"line {step.span.start.line}" if step.span else "a trigger of the base image"
-    for key, value in container_to_json(step.config).items():
+    for key, value in step.moment.written.items():
         name = _in_text(value, values)
         if name is not None:
             raise PybuildError(

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from buildkit_py.digest import Digest, digest_of, hex_of
 from buildkit_py.engine.request import StepResult
 from buildkit_py.graph import ExecOp, FileOp, ImageOp, MergeOp, Vertex
-from buildkit_py.oci.config import container_to_json
 from buildkit_py.progress.events import EventSink, StepCompleted, StepInfo
 from buildkit_py.stage_builder import LoweredStep
 
@@ -163,7 +162,7 @@ class StepTracker:
         if step.vertex is not None and isinstance(step.vertex.op, ImageOp):
             return hex_of(step.vertex.op.digest)
         identity = {
-            "config": container_to_json(step.config),
+            "config": step.moment.trail,
             "history": step.trail,
             "snapshot": outcome.snapshot,
         }

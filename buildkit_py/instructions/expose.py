@@ -49,7 +49,7 @@ class Expose(Instruction):
                 found += exposed_ports(port)
             except ValueError as error:
                 raise InvalidArgument(str(error), span=self.line.find(port)) from None
-        builder.update(exposed_ports=tuple(sorted({*builder.config.exposed_ports, *found})))
+        builder.growing.add_ports(found)
         builder.commit_metadata(f"EXPOSE {plain_list(found)}")
 
 

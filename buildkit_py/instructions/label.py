@@ -36,6 +36,5 @@ class Label(Instruction):
 
     def lower(self, builder: StageBuilder) -> None:
         """Merge into the labels."""
-        labels = {**builder.config.labels, **{pair.key: pair.value for pair in self.pairs}}
-        builder.update(labels=labels)
+        builder.growing.add_labels({pair.key: pair.value for pair in self.pairs})
         builder.commit_metadata(history("LABEL", self.pairs))

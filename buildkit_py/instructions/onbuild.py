@@ -54,7 +54,7 @@ class OnBuild(Instruction):
 
     def lower(self, builder: StageBuilder) -> None:
         """Append to `OnBuild`; there is no history entry."""
-        builder.update(on_build=(*builder.config.on_build, self.body))
+        builder.growing.add_trigger(self.body)
 
 
 def _check_form(arguments: Arguments, keyword: str) -> None:

@@ -82,7 +82,7 @@ class Run(Instruction):
             arguments=arguments,
             env=builder.run_env(),
             cwd=builder.directory,
-            user=builder.config.user,
+            user=builder.fields.user,
             mounts=mounts,
             network=self.network or inputs.network,
             security=self.security or "sandbox",

@@ -43,5 +43,5 @@ class Volume(Instruction):
         """Merge into `Volumes`; later steps still write there."""
         if not all(self.paths):
             raise InvalidArgument(_EMPTY, span=self.span)
-        builder.update(volumes=tuple(sorted({*builder.config.volumes, *self.paths})))
+        builder.growing.add_volumes(self.paths)
         builder.commit_metadata(f"VOLUME {plain_list(self.paths)}")

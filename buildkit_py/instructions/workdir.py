@@ -44,7 +44,7 @@ class Workdir(Instruction):
             return
         action = MakeDirectory(
             path=builder.directory,
-            owner=parse_owner(builder.config.user),
+            owner=parse_owner(builder.fields.user),
             mtime=builder.inputs.epoch,
         )
         vertex = builder.add(

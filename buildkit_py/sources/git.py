@@ -210,25 +210,26 @@ class GitSource:
         """The bare repository of a remote, made if it is new. Its lock must be held."""
         name = _name(remote)
         bare = self._folder() / name
-        if not (bare / "HEAD").exists():
-            scratch = self._db.scratch("git")
-            git.run(
-                "init",
-                "--quiet",
-                "--bare",
-                "--template=",
-                "--",
-                os.fspath(scratch),
-                directory=self._folder(),
-            )
-            shutil.rmtree(bare, ignore_errors=True)
-            scratch.rename(bare)
-        with self._db.transaction() as connection:
-            connection.execute(
-                "REPLACE INTO git_records (key, remote, directory, last_used) VALUES (?, ?, ?, ?)",
-                (sha256(remote.encode()), shown_remote(remote), name, self._clock()),
-            )
-        return bare
+        row = (sha256(remote.encode()), shown_remote(remote), name, self._clock())
+        while True:
+            made = None if (bare / "HEAD").exists() else self._initialised(git)
+            with self._db.transaction() as connection:  # what has no row may be swept before it
+                if made is not None:
+                    shutil.rmtree(bare, ignore_errors=True)
+                    made.rename(bare)
+                connection.execute(
+                    "REPLACE INTO git_records (key, remote, directory, last_used)"
+                    " VALUES (?, ?, ?, ?)",
+                    row,
+                )
+            if (bare / "HEAD").exists():
+                return bare
+
+    def _initialised(self, git: GitCommand) -> Path:
+        scratch = self._db.scratch("git")
+        words = ("init", "--quiet", "--bare", "--template=", "--", os.fspath(scratch))
+        git.run(*words, directory=self._folder())
+        return scratch
 
 
 # ------------------------------------------------------------------ refs and names

@@ -6,11 +6,12 @@
         recorder.finish(status="completed", image=..., completed=now, summary=...)
 
 The row is in the database, the events are lines in `builds/<ref>/events.jsonl`. A record whose
-build was killed stays `running` in the database; it is told from a live one by its process.
+build was killed stays `running` in the database; a live one has its log locked.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -100,11 +101,12 @@ class BuildRecords:
     def begin(self, ref: str, *, request: Mapping[str, object], started: float) -> BuildRecorder:
         """Open a record. Raises StoreError."""
         directory = self._paths.builds / ref
-        with explain_os_errors("cannot write the build's log"):
-            directory.mkdir(mode=0o700)
-            file = (directory / _EVENTS).open("wb")
         data = json.dumps({"request": dict(request), "pid": os.getpid()})
-        with self._db.transaction() as connection:
+        with self._db.transaction() as connection:  # a folder that has no row may be swept
+            with explain_os_errors("cannot write the build's log"):
+                directory.mkdir(mode=0o700)
+                file = (directory / _EVENTS).open("wb")
+                fcntl.flock(file, fcntl.LOCK_EX)
             connection.execute(
                 "INSERT INTO builds (ref, started, status, data) VALUES (?, ?, 'running', ?)",
                 (ref, started, data),
@@ -134,17 +136,18 @@ class BuildRecords:
     def _expire(self, now: float) -> None:
         """A record goes when it is old and there are many newer ones."""
         old = self._db.connection().execute(
-            "SELECT ref FROM (SELECT ref, completed FROM builds ORDER BY started DESC"
-            " LIMIT -1 OFFSET ?) WHERE completed < ?",
+            "SELECT * FROM (SELECT * FROM builds ORDER BY started DESC LIMIT -1 OFFSET ?)"
+            " WHERE COALESCE(completed, started) < ?",
             (KEEP_COUNT, now - KEEP_SECONDS),
         )
         for row in old.fetchall():
-            self.remove(row["ref"])
+            if self._record(row).status != "running":
+                self.remove(row["ref"])
 
     def list(self) -> tuple[BuildRecord, ...]:
         """All records, newest first."""
         rows = self._db.connection().execute("SELECT * FROM builds ORDER BY started DESC, ref")
-        return tuple(map(_record, rows.fetchall()))
+        return tuple(map(self._record, rows.fetchall()))
 
     def get(self, ref: str) -> BuildRecord:
         """The record of that reference, of a unique beginning of one, or `^N`: the Nth newest.
@@ -152,11 +155,14 @@ class BuildRecords:
         Raises UsageError.
         """
         records = self.list()
+        if not records:
+            raise UsageError("there are no records of builds")
         if ref.startswith("^") and ref[1:].isdigit():
             number = int(ref[1:])
             if number < len(records):
                 return records[number]
-            raise UsageError(f'no build "{ref}": there are {len(records)} records')
+            count = "is one record" if len(records) == 1 else f"are {len(records)} records"
+            raise UsageError(f'no build "{ref}": there {count}')
         found = [record for record in records if record.ref == ref] or [
             record for record in records if ref and record.ref.startswith(ref)
         ]
@@ -190,17 +196,25 @@ class BuildRecords:
             connection.execute("DELETE FROM builds WHERE ref = ?", (ref,))
         shutil.rmtree(self._paths.builds / ref, ignore_errors=True)
 
+    def _record(self, row: Mapping[str, Any]) -> BuildRecord:
+        status = row["status"]
+        if status == "running" and not self._is_alive(row["ref"]):
+            status = "interrupted"
+        return BuildRecord(
+            ref=row["ref"],
+            started=row["started"],
+            completed=row["completed"],
+            status=status,
+            image=row["image"],
+            data=json.loads(row["data"]),
+        )
 
-def _record(row: Mapping[str, Any]) -> BuildRecord:
-    data = json.loads(row["data"])
-    status = row["status"]
-    if status == "running" and not Path(f"/proc/{data.get('pid', 0)}").exists():
-        status = "interrupted"
-    return BuildRecord(
-        ref=row["ref"],
-        started=row["started"],
-        completed=row["completed"],
-        status=status,
-        image=row["image"],
-        data=data,
-    )
+    def _is_alive(self, ref: str) -> bool:
+        try:
+            with (self._paths.builds / ref / _EVENTS).open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False

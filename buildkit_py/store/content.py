@@ -137,11 +137,6 @@ class ContentStore:
                 writer.write(chunk)
             return writer.commit()
 
-    def delete(self, digest: Digest) -> None:
-        """Remove a blob, if it is here."""
-        self._forget(digest)
-        self._paths.blob(digest).unlink(missing_ok=True)
-
     def all_digests(self) -> list[Digest]:
         """Every blob in the store."""
         with self._db.explained():
@@ -151,12 +146,12 @@ class ContentStore:
     def adopt(self, source: Path, descriptor: Descriptor, *, synced: bool) -> None:
         """Move a complete, verified file in and make it exist."""
         target = self._paths.blob(descriptor.digest)
-        with explain_os_errors(f"cannot store blob {descriptor.digest}"):
-            target.parent.mkdir(exist_ok=True)
-            source.rename(target)  # replacing an equal file is harmless
         now = self._clock()
         lease = self._db.lease.name
         with self._db.transaction() as connection:
+            with explain_os_errors(f"cannot store blob {descriptor.digest}"):
+                target.parent.mkdir(exist_ok=True)
+                source.rename(target)  # replacing an equal file is harmless
             connection.execute(
                 "INSERT INTO blobs (digest, size, media_type, synced, created, last_used)"
                 " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE SET"

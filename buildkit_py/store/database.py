@@ -45,7 +45,6 @@ class Database:
         self._connections: list[sqlite3.Connection] = []
         self._lease: Lease | None = None
         self._protected: set[tuple[str, str]] = set()
-        self._use = FileLock(paths.lock("use"), shared=True)
         self._prepare()
 
     # -------------------------------------------------------------- connections
@@ -108,7 +107,6 @@ class Database:
             with self.transaction() as connection:
                 connection.execute("DELETE FROM leases WHERE lease = ?", (lease.name,))
             lease.close()
-        self._use.release()
         with self._guard:
             for connection in self._connections:
                 connection.close()
@@ -161,22 +159,12 @@ class Database:
             row = self.connection().execute("SELECT value FROM meta WHERE key='boot'").fetchone()
         return None if row is None else str(row["value"])
 
-    def release_use(self) -> None:
-        """Step back from the lock that says "in use", to ask whether nobody else holds it."""
-        self._use.release()
-
-    def retake_use(self) -> None:
-        """Say "in use" again, as long as this process has a lease."""
-        if self._lease is not None and not self._use.held:
-            self._use.acquire()
-
     # -------------------------------------------------------------- leases
     @property
     def lease(self) -> Lease:
         """This process' lease, taken on first use."""
         with self._guard:
             if self._lease is None:
-                self._use.try_acquire()
                 self._lease = Lease(self.paths)
                 with suppress(OSError):  # whoever is in the way tries again
                     sweep_dead(self.paths)

@@ -2,8 +2,8 @@
 
 Roots are images, cache records, and what live leases and pins hold. A snapshot that is a root
 keeps its parents. Rows go first, in one transaction; a crash afterwards leaves files without rows,
-which the next collection sweeps: at once when no other process is at work, else when they are old
-enough that no running step can be about to name them.
+which the next collection sweeps. Whoever puts a file into its place does so in the transaction
+that adds its row, so under a lock of the database a file without a row is nobody's.
 """
 
 from __future__ import annotations
@@ -11,20 +11,22 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from sqlite3 import Connection
 
 from buildkit_py.digest import Digest
+from buildkit_py.errors import StoreError
 from buildkit_py.store.database import Database, forget_snapshots
 from buildkit_py.store.downloads import lost_repositories
 from buildkit_py.store.leases import is_alive
-from buildkit_py.store.locks import FileLock
+from buildkit_py.store.locks import FileLock, mount_lock
 from buildkit_py.store.partial import MAX_AGE, forget_partials
 from buildkit_py.store.paths import StatePaths
-from buildkit_py.store.trash import discard, empty_trash, remove_tree, tree_size
+from buildkit_py.store.trash import discard, empty_trash, hide, remove_tree, tree_size
 
-_ORPHAN_AGE = 3600.0
+_PASSING_LOCKS = ("layer-", "step-", "cache-", "mount-", "lease-")
 _ROOTS = """
     SELECT snapshot AS id FROM images WHERE snapshot IS NOT NULL
     UNION SELECT snapshot FROM cache_records WHERE snapshot IS NOT NULL
@@ -74,10 +76,10 @@ def collect_garbage(
         if folder.exists():
             freed += before[name] or tree_size(folder)
         discard(paths, folder)
-    for digest, _ in blobs:
-        paths.blob(digest).unlink(missing_ok=True)
-    freed += sweep_orphans(db, paths, now=clock())
+    remove_blobs(db, paths, [digest for digest, _ in blobs])
+    freed += sweep_orphans(db, paths)
     freed += forget_partials(paths, clock() - MAX_AGE)
+    sweep_locks(paths)
     empty_trash(paths)
     return Collected(
         snapshots=tuple(doomed), blobs=tuple(digest for digest, _ in blobs), freed=freed
@@ -128,34 +130,79 @@ def drop_blobs(db: Database, paths: StatePaths, digests: Iterable[Digest]) -> No
         unreferenced = {digest for digest, _ in _unreferenced_blobs(connection)}
         dropped = [digest for digest in dict.fromkeys(digests) if digest in unreferenced]
         connection.executemany("DELETE FROM blobs WHERE digest = ?", [(d,) for d in dropped])
-    for digest in dropped:
-        paths.blob(digest).unlink(missing_ok=True)
+    remove_blobs(db, paths, dropped)
 
 
-def sweep_orphans(db: Database, paths: StatePaths, *, now: float) -> int:
-    """Delete files that no row names; returns the bytes freed.
+def remove_blobs(db: Database, paths: StatePaths, digests: Iterable[Digest]) -> None:
+    """Delete the files of blobs whose rows are gone, unless somebody has just added them again."""
+    hidden: list[Path] = []
+    with db.transaction() as connection:
+        for digest in digests:
+            row = connection.execute("SELECT 1 FROM blobs WHERE digest = ?", (digest,)).fetchone()
+            if row is None:
+                hidden += hide(paths, paths.blob(digest))
+    for path in hidden:
+        remove_tree(path)
 
-    Beside other processes only old ones: theirs may be files whose rows are about to be written.
+
+def sweep_orphans(db: Database, paths: StatePaths) -> int:
+    """Delete files that no row names; returns the bytes freed."""
+    with db.transaction():
+        hidden = [found for item in orphans(db, paths) for found in hide(paths, item)]
+    freed = 0
+    for item in hidden:
+        with suppress(FileNotFoundError):  # another process empties the trash
+            freed += tree_size(item) if item.is_dir() else item.lstat().st_size
+        remove_tree(item)
+    return freed
+
+
+def sweep_locks(paths: StatePaths) -> None:
+    """Delete lock files of single layers, steps, mounts and processes that nobody holds.
+
+    Whoever waits for one sees that it is gone, and makes another.
     """
-    alone = FileLock(paths.lock("use"))
-    db.release_use()
-    limit = now if alone.try_acquire() else now - _ORPHAN_AGE
-    try:
-        return sum(_sweep(paths, item, limit) for item in orphans(db, paths))
-    finally:
-        alone.release()
-        db.retake_use()
+    with os.scandir(paths.locks) as entries:
+        names = [entry.name for entry in entries]
+    for name in names:
+        if name.startswith(_PASSING_LOCKS):
+            lock = FileLock(paths.lock(name))
+            with suppress(StoreError):
+                if lock.try_acquire(create=False):
+                    paths.lock(name).unlink(missing_ok=True)
+                    lock.release()
+
+
+def abandoned(db: Database, paths: StatePaths) -> Sequence[Path]:
+    """What `sweep_orphans` would delete."""
+    with db.transaction():
+        return orphans(db, paths)
+
+
+def _is_worked_in(paths: StatePaths, directory: str) -> bool:
+    """Whether a step runs on a directory of a cache mount, which may have been replaced since."""
+    lock = FileLock(paths.lock(mount_lock(directory)))
+    if lock.try_acquire():
+        lock.release()
+        return False
+    return True
 
 
 def orphans(db: Database, paths: StatePaths) -> Sequence[Path]:
-    """Files and folders of the root that no row names."""
+    """Files and folders of the root that no row names. For use in a transaction."""
     with db.explained():
         connection = db.connection()
+        builds = {row[0] for row in connection.execute("SELECT ref FROM builds")}
         layers = {row[0] for row in connection.execute("SELECT directory FROM layers")}
         blobs = {row[0] for row in connection.execute("SELECT digest FROM blobs")}
         mounts = {row[0] for row in connection.execute("SELECT directory FROM cache_mounts")}
     out = [entry for entry in sorted(paths.snapshots.iterdir()) if entry.name not in layers]
-    out += [entry for entry in sorted(paths.cache_mounts.iterdir()) if entry.name not in mounts]
+    out += [
+        entry
+        for entry in sorted(paths.cache_mounts.iterdir())
+        if entry.name not in mounts and not _is_worked_in(paths, entry.name)
+    ]
+    out += [entry for entry in sorted(paths.builds.iterdir()) if entry.name not in builds]
     for folder in sorted(paths.blobs.iterdir()):
         out += [
             entry
@@ -164,14 +211,3 @@ def orphans(db: Database, paths: StatePaths) -> Sequence[Path]:
         ]
     return [*out, *lost_repositories(db, paths)]
 
-
-def _sweep(paths: StatePaths, item: Path, limit: float) -> int:
-    try:
-        status = item.lstat()
-    except FileNotFoundError:
-        return 0
-    if max(status.st_mtime, status.st_ctime) > limit:
-        return 0
-    size = tree_size(item) if item.is_dir() else status.st_size
-    discard(paths, item)
-    return size

@@ -61,13 +61,11 @@ def is_alive(paths: StatePaths, lease: str) -> bool:
     if lease.startswith(PIN):
         return True
     path = paths.lock(lock_name(lease))
-    if not path.exists():
-        return False
     lock = FileLock(path)
-    if lock.try_acquire():
+    if lock.try_acquire(create=False):
         lock.release()
         return False
-    return True
+    return path.exists()
 
 
 def sweep_dead(paths: StatePaths) -> None:

@@ -2,7 +2,7 @@
 
 flock, not fcntl locks: those are dropped when any descriptor of the file is closed in the process.
 A lock belongs to the open file, so two threads with a FileLock each exclude one another as two
-processes do. Lock files stay: deleting one would let two owners lock two files of the same name.
+processes do. Only who holds a lock may delete its file; whoever waited for that one takes another.
 """
 
 from __future__ import annotations
@@ -48,15 +48,24 @@ class FileLock:
         """Whether this object holds the lock."""
         return self._file is not None
 
-    def try_acquire(self) -> bool:
-        """Take the lock if it is free."""
+    def try_acquire(self, *, create: bool = True) -> bool:
+        """Take the lock if it is free; without `create` only if its file is there."""
+        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
         with explain_os_errors(f"cannot lock {self._path}"):
-            file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            if self._lock(file, self._mode | fcntl.LOCK_NB):
-                self._file = file
-                return True
-            os.close(file)
-            return False
+            while True:
+                try:
+                    file = os.open(self._path, flags, 0o600)
+                except FileNotFoundError:
+                    if create:
+                        raise
+                    return False
+                if not self._lock(file, self._mode | fcntl.LOCK_NB):
+                    os.close(file)
+                    return False
+                if os.fstat(file).st_nlink:
+                    self._file = file
+                    return True
+                os.close(file)  # whoever held it has deleted it: there may be a new one
 
     def acquire(self) -> None:
         """Take the lock, waiting for it in short polls so that a cancelled build can leave."""
@@ -99,3 +108,8 @@ class FileLock:
         trace: TracebackType | None,
     ) -> None:
         self.release()
+
+
+def mount_lock(directory: str) -> str:
+    """The lock that whoever works in a directory below cache-mounts/ holds, shared."""
+    return f"mount-{directory}"

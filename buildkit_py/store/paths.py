@@ -5,7 +5,7 @@
     snapshots/<name>/   fs/: one layer in the format of an overlay upper directory
     cache-mounts/<id>/  RUN --mount=type=cache
     builds/<ref>/       the log of each build
-    locks/              flock files; never deleted while somebody may wait on one
+    locks/              flock files; deleted by who holds them only
     tmp/<lease>/        everything half-made, swept when the lease's lock is free
     partial/<hex>       downloads that were cut short, for the next pull to go on with
     trash/              trees on their way out

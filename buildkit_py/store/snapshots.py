@@ -199,8 +199,8 @@ class SnapshotStore:
         # A layer that changes nothing is known already, and is not mounted: that takes time.
         idle = bool(active.below) and is_idle(active.upper, active.below[-1])
         tar = (*EMPTY_LAYER, 0) if idle else (None, None, None)
-        name = self._place(active.upper)
-        with self._db.transaction() as connection:
+        with self._db.transaction() as connection:  # what has no row may be swept
+            name = self._place(active.upper)
             layer = connection.execute(
                 "INSERT INTO layers (directory, unpacked, settle, diff_id, tar_size, size)"
                 " VALUES (?, 1, ?, ?, ?, ?)",

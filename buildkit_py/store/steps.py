@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,9 +14,11 @@ from buildkit_py.errors import NoSuchImage
 from buildkit_py.oci.config import ContainerConfig, container_from_json, container_to_json
 
 if TYPE_CHECKING:
+    from buildkit_py.oci.growing import Moment
     from buildkit_py.store.database import Database
 
 _MOST = 5000
+_MOST_TEXT = 4_000_000  # characters of all configs of a build: its last steps have one for sure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,21 +33,21 @@ class StepRecord:
     created: float
 
 
-def remember_steps(db: Database, steps: Sequence[StepRecord]) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewStep:
+    """A step to be kept."""
+
+    id: str
+    text: str
+    stage: str
+    snapshot: int | None
+    moment: Moment
+
+
+def remember_steps(db: Database, steps: Sequence[NewStep], now: float) -> None:
     """Keep the steps of a build; the oldest go when there are many."""
-    rows = [
-        (
-            item.id,
-            item.text,
-            item.stage,
-            item.snapshot,
-            json.dumps(container_to_json(item.config)),
-            item.created,
-        )
-        for item in steps
-    ]
     known = {row[0] for row in db.connection().execute("SELECT id FROM steps").fetchall()}
-    fresh = [row for row in rows if row[0] not in known]
+    fresh = list(_rows([step for step in steps if step.id not in known], now))
     if not fresh:
         return
     with db.transaction() as connection:
@@ -61,13 +63,22 @@ def remember_steps(db: Database, steps: Sequence[StepRecord]) -> None:
         )
 
 
+def _rows(steps: Sequence[NewStep], now: float) -> Iterator[tuple[object, ...]]:
+    """The last steps first; when all configs together are huge, the first steps have none."""
+    left = _MOST_TEXT
+    for item in reversed(steps):
+        config = json.dumps(container_to_json(item.moment.config)) if left > 0 else ""
+        left -= len(config)
+        yield (item.id, item.text, item.stage, item.snapshot, config, now)
+
+
 def find_step(db: Database, prefix: str) -> StepRecord:
     """The step whose id begins so. Raises NoSuchImage."""
     rows = (
         db.connection()
         .execute(
             "SELECT steps.* FROM steps LEFT JOIN snapshots ON snapshots.id = steps.snapshot"
-            " WHERE steps.id LIKE ? AND (steps.snapshot IS NULL OR snapshots.id IS NOT NULL)"
+            " WHERE steps.id LIKE ? AND config != '' AND (steps.snapshot IS NULL OR snapshots.id IS NOT NULL)"
             " LIMIT 2",
             (prefix.removeprefix("sha256:") + "%",),
         )

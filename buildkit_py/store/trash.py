@@ -16,12 +16,18 @@ from buildkit_py.store.paths import StatePaths
 
 def discard(paths: StatePaths, tree: Path) -> None:
     """Take a tree out of its place and delete it. One that is not there is fine."""
+    for hidden in hide(paths, tree):
+        remove_tree(hidden)
+
+
+def hide(paths: StatePaths, tree: Path) -> list[Path]:
+    """Take a tree or file out of its place, to be deleted; where it is now, if it was there."""
     hidden = paths.trash / os.urandom(8).hex()
     try:
         tree.rename(hidden)
     except FileNotFoundError:
-        return
-    remove_tree(hidden)
+        return []
+    return [hidden]
 
 
 def empty_trash(paths: StatePaths) -> None:

@@ -11,13 +11,13 @@ import os
 import secrets
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from buildkit_py.digest import digest_of, hex_of
-from buildkit_py.store.locks import FileLock
+from buildkit_py.store.locks import FileLock, mount_lock
 from buildkit_py.store.trash import discard
 
 if TYPE_CHECKING:
@@ -78,19 +78,19 @@ class CacheMounts:
                 strictest[request.key] = request
         for key in sorted(strictest):
             request = strictest[key]
-            replaced: list[tuple[str, str]] = []
+            replaced: list[str] = []
             stack.callback(self._retire, replaced)  # after the lock is given back
             name = self._lock(key, request, stack, cancelled, on_wait)
-            found[key] = self._directory(name, request, replaced, empty=empty)
+            found[key] = self._directory(name, request, replaced, stack, empty=empty)
         return found
 
-    def _retire(self, replaced: list[tuple[str, str]]) -> None:
+    def _retire(self, replaced: list[str]) -> None:
         """Remove directories that were replaced, unless another step may still use them.
 
-        Those are left to the collection of garbage, which knows when nobody is at work.
+        Those are left to the collection of garbage.
         """
-        for name, directory in replaced:
-            lock = FileLock(self.paths.lock(f"cache-{name}"))
+        for directory in replaced:
+            lock = FileLock(self.paths.lock(mount_lock(directory)))
             folder = self.paths.cache_mounts / directory
             if folder.is_dir() and lock.try_acquire():
                 try:
@@ -124,30 +124,47 @@ class CacheMounts:
         return key
 
     def _directory(
-        self, name: str, request: CacheRequest, replaced: list[tuple[str, str]], *, empty: bool
+        self,
+        name: str,
+        request: CacheRequest,
+        replaced: list[str],
+        stack: ExitStack,
+        *,
+        empty: bool,
     ) -> Path:
         self.db.protect("cache-mount", [name])
-        with self.db.transaction() as connection:
-            row = connection.execute(
-                "SELECT directory FROM cache_mounts WHERE id = ?", (name,)
-            ).fetchone()
-        if row is not None:
-            known: Path = self.paths.cache_mounts / row["directory"]
-            if known.is_dir() and not empty:
+        known = self._row(name)
+        while known is not None and not empty:
+            self._hold(known, stack)
+            if self._row(name) == known and (self.paths.cache_mounts / known).is_dir():
                 with self.db.transaction() as connection:
                     connection.execute(
                         "UPDATE cache_mounts SET last_used = ? WHERE id = ?", (self.clock(), name)
                     )
-                return known
-        old = None if row is None else str(row["directory"])
-        made = self._make(name, request, old)
-        if old is not None and made.name != old:
-            with suppress(FileNotFoundError):  # the collection counts its age from now on
-                os.utime(self.paths.cache_mounts / old)
-            replaced.append((name, old))
+                return self.paths.cache_mounts / known
+            before, known = known, self._row(name)
+            empty = known == before  # its directory is gone
+        made = self._make(name, request, known, stack)
+        if known is not None and made.name != known:
+            replaced.append(known)
         return made
 
-    def _make(self, name: str, request: CacheRequest, old: str | None) -> Path:
+    def _row(self, name: str) -> str | None:
+        with self.db.explained():
+            row = (
+                self.db.connection()
+                .execute("SELECT directory FROM cache_mounts WHERE id = ?", (name,))
+                .fetchone()
+            )
+        return None if row is None else str(row["directory"])
+
+    def _hold(self, directory: str, stack: ExitStack) -> None:
+        """Keep a directory from being swept while the step runs, also if it is replaced."""
+        stack.enter_context(FileLock(self.paths.lock(mount_lock(directory)), shared=True))
+
+    def _make(
+        self, name: str, request: CacheRequest, old: str | None, stack: ExitStack
+    ) -> Path:
         """A new directory under this name; another process may have been faster."""
         folder = self.db.scratch("c")
         folder.mkdir(mode=0o755)
@@ -157,14 +174,14 @@ class CacheMounts:
         os.chown(folder, mount.uid, mount.gid)
         folder.chmod(mount.mode)
         chosen = secrets.token_hex(6)
+        self._hold(chosen, stack)
         now = self.clock()
         with self.db.transaction() as connection:
-            row = connection.execute(
-                "SELECT directory FROM cache_mounts WHERE id = ?", (name,)
-            ).fetchone()
-            if row is not None and row["directory"] != old:
+            other = self._row(name)
+            if other is not None and other != old:
                 discard(self.paths, folder)
-                return self.paths.cache_mounts / str(row["directory"])
+                self._hold(other, stack)
+                return self.paths.cache_mounts / other
             folder.rename(self.paths.cache_mounts / chosen)
             connection.execute(
                 "INSERT OR REPLACE INTO cache_mounts (id, directory, description, created,"

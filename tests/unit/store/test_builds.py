@@ -54,11 +54,19 @@ def test_a_record_is_found_by_a_unique_beginning_or_by_its_age(records: BuildRec
 
 def test_a_build_whose_process_is_gone_was_interrupted(records: BuildRecords) -> None:
     with records.begin("abc", request={}, started=0.0):
+        assert records.get("abc").status == "running"
+    assert records.get("abc").status == "interrupted"  # another process may have its number now
+
+
+def test_old_records_of_killed_builds_go_as_well(records: BuildRecords) -> None:
+    with records.begin("killed", request={}, started=0.0):
         pass
-    assert records.get("abc").status == "running"
-    with records._db.transaction() as connection:
-        connection.execute("""UPDATE builds SET data = '{"pid": 4194305}'""")
-    assert records.get("abc").status == "interrupted"
+    with records.begin("slow", request={}, started=0.0):
+        for number in range(KEEP_COUNT):
+            build(records, f"new{number}", started=KEEP_SECONDS * 2 + number)
+        refs = {record.ref for record in records.list()}
+    assert "killed" not in refs
+    assert "slow" in refs
 
 
 def test_a_line_that_was_left_half_is_not_shown(records: BuildRecords, tmp_path: Path) -> None:

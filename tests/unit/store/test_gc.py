@@ -3,16 +3,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 from buildkit_py.digest import sha256
 from buildkit_py.oci.descriptor import MediaType
 from buildkit_py.store import Store, open_store
+from buildkit_py.store.builds import BuildRecords
 from buildkit_py.store.check import check_store
-from buildkit_py.store.gc import collect_garbage
+from buildkit_py.store.gc import collect_garbage, remove_blobs
 from buildkit_py.store.images import NewImage
 from buildkit_py.store.locks import FileLock
 from buildkit_py.store.prune import (
@@ -128,18 +131,101 @@ def test_files_without_rows_are_swept(state_root: Path) -> None:
         (orphan / "file").write_text("x" * 100)
         (store.paths.blobs / "sha256" / ("0" * 64)).write_text("y" * 10)
         assert {problem.harmless for problem in check_store(store)} == {True}
-        collect_garbage(store.db, store.paths, clock=lambda: time.time() + 10)
+        collect_garbage(store.db, store.paths)
         assert check_store(store) == ()
 
 
-def test_beside_another_process_young_files_without_rows_stay(state_root: Path) -> None:
+def test_what_is_being_named_is_never_swept(state_root: Path) -> None:
+    """A collection sees a layer, a blob and a build with their rows, or does not see them."""
     filled(state_root)
-    with open_store(state_root) as other, open_store(state_root) as store:
-        assert other.db.lease.name
-        orphan = store.paths.snapshots / "orphan"
-        orphan.mkdir()
+    stop = threading.Event()
+
+    def make() -> list[int]:
+        made = []
+        with open_store(state_root) as store:
+            records = BuildRecords(store.paths, store.db)
+            while not stop.is_set():
+                with store.snapshots.prepare(None) as active:
+                    (active.upper / "file").write_text("x")
+                    made.append(store.snapshots.commit(active).id)
+                blob = store.content.put(os.urandom(8), "x/y")
+                assert store.content.path(blob.digest).is_file()
+                assert all(layer.is_dir() for layer in store.snapshots.directories(made[-1]))
+                ref = os.urandom(8).hex()
+                with records.begin(ref, request={}, started=1.0) as recorder:
+                    recorder.finish(status="completed", completed=2.0)
+                assert list(records.events(ref)) == []
+        return made
+
+    with ThreadPoolExecutor() as pool, open_store(state_root) as store:
+        makers = [pool.submit(make) for _ in range(2)]
+        try:
+            for _ in range(60):
+                collect_garbage(store.db, store.paths)
+        finally:
+            stop.set()
+        assert all(maker.result() for maker in makers)
+
+
+def test_a_blob_added_while_it_is_collected_stays(state_root: Path) -> None:
+    with open_store(state_root) as store:
+        blob = store.content.put(b"again", "x/y")
+        remove_blobs(store.db, store.paths, [blob.digest])  # its row is there again
+        assert store.content.read(blob.digest) == b"again"
+
+
+def test_locks_of_what_has_gone_are_swept_and_held_ones_stay(state_root: Path) -> None:
+    with open_store(state_root) as store:
+        for number in range(5):
+            with FileLock(store.paths.lock(f"layer-{number}")):
+                pass
+        with FileLock(store.paths.lock("step-1")):
+            assert store.db.lease.name
+            collect_garbage(store.db, store.paths)
+            left = {path.name for path in store.paths.locks.iterdir()}
+        assert {"step-1", f"lease-{store.db.lease.name}"} <= left
+        assert not [name for name in left if name.startswith("layer-")]
+
+
+def test_who_waits_for_a_lock_that_is_deleted_shares_it_with_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    first, second, third = FileLock(path), FileLock(path), FileLock(path)
+    first.acquire()
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(second.acquire)
+        path.unlink()
+        first.release()
+        waiting.result()
+    assert not third.try_acquire()
+    assert path.exists()
+
+
+def test_logs_without_a_row_are_swept(state_root: Path) -> None:
+    with open_store(state_root) as store:
+        (store.paths.builds / "lost").mkdir()
         collect_garbage(store.db, store.paths)
-        assert orphan.exists()
+        assert not list(store.paths.builds.iterdir())
+
+
+def test_check_is_not_misled_by_a_collection_beside_it(state_root: Path) -> None:
+    ids = filled(state_root)
+    with open_store(state_root) as store, open_store(state_root) as other:
+
+        def collect(subject: str) -> None:
+            if subject.startswith("snapshots/"):
+                other.images.remove(other.images.get("app").id) if other.images.list() else None
+                prune(other, Policy())
+
+        assert [p for p in check_store(store, watch=collect) if not p.harmless] == []
+        assert present(store, ids) == set()
+
+
+def test_check_reports_a_blob_without_its_file_and_changes_nothing(state_root: Path) -> None:
+    with open_store(state_root) as store:
+        blob = store.content.put(b"hello", "x/y")
+        store.paths.blob(blob.digest).unlink()
+        for _ in range(2):
+            assert [p.subject for p in check_store(store)] == [blob.digest]
 
 
 def test_check_names_what_is_damaged(state_root: Path) -> None:
