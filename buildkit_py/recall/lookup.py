@@ -209,7 +209,7 @@ def _record_build(
 def _expire(connection: sqlite3.Connection, root: str, now: float) -> None:
     """A record goes when it is old and there are many newer ones, as `store.builds` has it."""
     old = connection.execute(
-        "SELECT ref FROM (SELECT ref, completed, started FROM builds ORDER BY started DESC"
+        "SELECT ref FROM (SELECT ref, completed, started, status FROM builds ORDER BY started DESC"
         " LIMIT -1 OFFSET ?) WHERE COALESCE(completed, started) < ? AND status != 'running'",
         (_KEEP_BUILDS, now - _KEEP_SECONDS),
     ).fetchall()
