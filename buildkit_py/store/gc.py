@@ -210,4 +210,3 @@ def orphans(db: Database, paths: StatePaths) -> Sequence[Path]:
             if f"{folder.name}:{entry.name}" not in blobs
         ]
     return [*out, *lost_repositories(db, paths)]
-

@@ -162,9 +162,7 @@ class CacheMounts:
         """Keep a directory from being swept while the step runs, also if it is replaced."""
         stack.enter_context(FileLock(self.paths.lock(mount_lock(directory)), shared=True))
 
-    def _make(
-        self, name: str, request: CacheRequest, old: str | None, stack: ExitStack
-    ) -> Path:
+    def _make(self, name: str, request: CacheRequest, old: str | None, stack: ExitStack) -> Path:
         """A new directory under this name; another process may have been faster."""
         folder = self.db.scratch("c")
         folder.mkdir(mode=0o755)
