@@ -66,7 +66,7 @@ class GrowingConfig:
             return self.whole
         again = GrowingConfig(self._start)
         for kind, value in self._changes[:end]:
-            again._take(kind, value)  # noqa: SLF001 - another one of us
+            again._take(kind, value)
         return again.whole
 
     def written(self, begin: int, end: int) -> dict[str, Any]:

@@ -18,7 +18,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from io import BufferedWriter
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 

@@ -78,7 +78,8 @@ def find_step(db: Database, prefix: str) -> StepRecord:
         db.connection()
         .execute(
             "SELECT steps.* FROM steps LEFT JOIN snapshots ON snapshots.id = steps.snapshot"
-            " WHERE steps.id LIKE ? AND config != '' AND (steps.snapshot IS NULL OR snapshots.id IS NOT NULL)"
+            " WHERE steps.id LIKE ? AND config != ''"
+            " AND (steps.snapshot IS NULL OR snapshots.id IS NOT NULL)"
             " LIMIT 2",
             (prefix.removeprefix("sha256:") + "%",),
         )
