@@ -75,8 +75,8 @@ def explain_miss(
 ) -> str:
     """One line without the instruction's name; `describe_miss` puts that in front.
 
-    `files` gives the list of files of a content digest. `causes` says for each input which
-    instruction made it anew in this build, `no_cache` which option forbids the cache.
+    `files` gives a list of files by the name that the parts have for it. `causes` says for each
+    input which instruction made it anew in this build, `no_cache` which option forbids the cache.
     """
     if no_cache:
         return no_cache
@@ -88,7 +88,7 @@ def explain_miss(
         lambda: "" if same_command else _text_change(description, record.description),
         lambda: _env_change(parts["op"], before.get("op", {}), argument_names),
         lambda: _op_change(parts["op"], before.get("op", {})),
-        lambda: _files_change(parts["inputs"], before.get("inputs", ()), files),
+        lambda: _files_change(parts, before, files),
         lambda: _input_change(parts["inputs"], before.get("inputs", ()), causes),
         lambda: "times of new files" if parts["op"] != before.get("op", {}) else "",
     )
@@ -164,38 +164,48 @@ def _without_times(op: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _files_change(inputs: Sequence[Any], before: Sequence[Any], files: Files) -> str:
+def _files_change(parts: Mapping[str, Any], before: Mapping[str, Any], files: Files) -> str:
     found: dict[str, list[str]] = {}
     unnamed = False
-    for here, there in zip(inputs, before, strict=False):
+    inputs = zip(parts["inputs"], before.get("inputs", ()), strict=False)
+    for index, (here, there) in enumerate(inputs):
         if not here or not there or "content" not in here or "content" not in there:
             continue
-        for new, old in zip(here["content"], there["content"], strict=False):
-            if new == old:
-                continue
-            lists = files(old), files(new)
-            if lists[0] is None or lists[1] is None:
+        changed = [
+            position
+            for position, pair in enumerate(zip(here["content"], there["content"], strict=False))
+            if pair[0] != pair[1]
+        ]
+        for position in changed:
+            old = files(_list_name(before, index, position))
+            new = files(_list_name(parts, index, position))
+            if old is None or new is None:
                 unnamed = True
                 continue
-            for how, paths in file_changes(*map(_digests, lists)).items():
-                shown = [path + _attributes_change(path, *lists) for path in paths]
+            for how, paths in file_changes(_digests(old), _digests(new)).items():
+                shown = [path + _attributes_change(path, old, new) for path in paths]
                 found.setdefault(how, []).extend(shown)
     if found:
         return _counted({how: list(dict.fromkeys(paths)) for how, paths in found.items()})
     return "files changed" if unnamed else ""
 
 
-def _digests(files: Mapping[str, str] | None) -> dict[str, str]:
+def _list_name(parts: Mapping[str, Any], index: int, position: int) -> str:
+    """The name of the list of files of one selection of one input."""
+    lists = parts.get("lists", ())
+    names = (lists[index] if index < len(lists) else None) or ()
+    return str(names[position]) if position < len(names) else ""
+
+
+def _digests(files: Mapping[str, str]) -> dict[str, str]:
     """The list without modes and owners, which the digests cover."""
-    return {path: entry.partition(" ")[0] for path, entry in (files or {}).items()}
+    return {path: entry.partition(" ")[0] for path, entry in files.items()}
 
 
-def _attributes_change(
-    path: str, old: Mapping[str, str] | None, new: Mapping[str, str] | None
-) -> str:
+def _attributes_change(path: str, old: Mapping[str, str], new: Mapping[str, str]) -> str:
     """` mode 644 → 755` where that is known of a file in both lists."""
-    before = (old or {}).get(path, "").split()[1:]
-    now = (new or {}).get(path, "").split()[1:]
+    before = old.get(path, "").split()[1:]
+    now = new.get(path, "").split()[1:]
     if not before or not now:
         return ""
     modes = int(before[0], 8), int(now[0], 8)

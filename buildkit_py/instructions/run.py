@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Self
 
 from buildkit_py.errors import InvalidArgument, InvalidFlag, PlanError
 from buildkit_py.expansion import ExpansionError
-from buildkit_py.graph import Device, ExecMount, ExecOp, Vertex
+from buildkit_py.graph import (
+    BindMount,
+    CacheMount,
+    Device,
+    ExecMount,
+    ExecOp,
+    TmpfsMount,
+    Vertex,
+)
 from buildkit_py.heredocs import BLANKS, parse_marker
 from buildkit_py.instructions.base import Instruction, command_line, display_text, instruction
 from buildkit_py.instructions.files import document_name
@@ -132,6 +140,7 @@ class Run(Instruction):
 
     # ---------------------------------------------------------- mounts
     def _mounts(self, builder: StageBuilder) -> tuple[tuple[ExecMount, ...], list[Vertex | None]]:
+        """The mounts and what they read, in an order of their own."""
         vertices: list[Vertex | None] = []
         lowered = []
         ssh_number = 0
@@ -147,7 +156,7 @@ class Run(Instruction):
                 lowered.append(lower_mount(mount, place))
             except MountProblem as problem:
                 raise self._refused(mount, problem) from None
-        return tuple(lowered), vertices
+        return _by_target(lowered, vertices)
 
     def _mount_input(
         self, mount: MountSpec, builder: StageBuilder, vertices: list[Vertex | None]
@@ -178,6 +187,31 @@ class Run(Instruction):
                 raise PlanError(
                     f"{name} is not allowed", span=self.span, hint=f"allow it by --allow {name}"
                 )
+
+
+def _by_target(
+    mounts: list[ExecMount], vertices: list[Vertex | None]
+) -> tuple[tuple[ExecMount, ...], list[Vertex | None]]:
+    """Mounts of trees by their targets, then secrets and agents; inputs are numbered again.
+
+    Whatever is mounted, parents come before what lies in them, so the written order is no matter.
+    """
+    trees: list[BindMount | CacheMount | TmpfsMount] = []
+    ordered: list[ExecMount] = []
+    others: list[ExecMount] = []
+    inputs: list[Vertex | None] = []
+    for item in mounts:
+        if isinstance(item, BindMount | CacheMount | TmpfsMount):
+            trees.append(item)
+        else:
+            others.append(item)
+    for mount in sorted(trees, key=lambda item: item.target):
+        if isinstance(mount, TmpfsMount) or mount.input is None:
+            ordered.append(mount)
+        else:
+            inputs.append(vertices[mount.input - 1])
+            ordered.append(replace(mount, input=len(inputs)))
+    return (*ordered, *others), inputs
 
 
 def _summary(body: str) -> str:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from buildkit_py.digest import digest_of
 from buildkit_py.graph import ImageOp, MergeOp
-from buildkit_py.solver.ports import Previous
+from buildkit_py.solver.earlier import earlier_result
 from buildkit_py.solver.solution import Origin
 
 if TYPE_CHECKING:
-    from buildkit_py.cache.base import CacheRecord
     from buildkit_py.cache.keys import CacheKey
     from buildkit_py.graph import Vertex
+    from buildkit_py.solver.ports import Previous
     from buildkit_py.solver.session import Session
 
 _PREFIX = re.compile(r"\[([^\]]*?)(\d+)(?:/\d+)?\] ")
@@ -24,10 +25,14 @@ REBASED = "put on a new base without being copied again"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Miss:
-    """The reason, the closest earlier result, and the file lists by content digest to keep."""
+    """The reason, the closest earlier result, and the file lists to keep.
+
+    `lists` names, for each input that counts by content, the lists of its selections.
+    """
 
     reason: str
     previous: Previous | None = None
+    lists: Sequence[Sequence[str] | None] = ()
     files: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
@@ -47,23 +52,26 @@ def study(session: Session, vertex: Vertex, key: CacheKey) -> Miss:
     """Compare a key that was not found with records of the same step."""
     from buildkit_py.cache.explain import closest, explain_miss  # noqa: PLC0415  # misses only
 
-    files = _file_lists(session, vertex, key)
+    lists, files = _file_lists(session, vertex, key)
+    parts = {**key.parts, "lists": lists}
     records = session.cache.candidates(
         description_of(vertex), slot_of(session.settings.scope, vertex)
     )
     best = closest(key.parts, records)
     reason = _of_linked(session, vertex) or explain_miss(
         description_of(vertex),
-        key.parts,
+        parts,
         best,
-        files=lambda content: files.get(content) or session.cache.files(content),
+        files=lambda name: files.get(name) or session.cache.files(name),
         argument_names=session.settings.argument_names,
         no_cache=session.settings.no_cache_option if vertex.options.no_cache else "",
         causes=_causes(session, vertex),
         was_built=best is None
         and session.cache.was_built(vertex.options.written or description_of(vertex)),
     )
-    return Miss(reason=reason, previous=_previous(session, key, best, files), files=files)
+    selections = [counted.selections for counted in session.maps[vertex.digest].inputs]
+    previous = earlier_result(session.cache, parts, best, selections, files)
+    return Miss(reason=reason, previous=previous, lists=lists, files=files)
 
 
 def _of_linked(session: Session, vertex: Vertex) -> str:
@@ -77,52 +85,37 @@ def _of_linked(session: Session, vertex: Vertex) -> str:
 
 def save_inputs(session: Session, miss: Miss) -> None:
     """Keep the file lists of a vertex that has been run, so that its next miss can name files."""
-    for content, files in miss.files.items():
-        if session.cache.files(content) is None:
-            session.cache.save_files(content, files)
+    for name, files in miss.files.items():
+        if session.cache.files(name) is None:
+            session.cache.save_files(name, files)
 
 
-def _file_lists(session: Session, vertex: Vertex, key: CacheKey) -> dict[str, Mapping[str, str]]:
+def _file_lists(
+    session: Session, vertex: Vertex, key: CacheKey
+) -> tuple[list[list[str] | None], dict[str, Mapping[str, str]]]:
+    """Of each input the names of its lists, and the lists.
+
+    A list is named by the content and by the selection: files of the same content that lie
+    elsewhere have the same digest, but other paths.
+    """
+    names: list[list[str] | None] = []
     found: dict[str, Mapping[str, str]] = {}
     counted = session.maps[vertex.digest].inputs
     for index, part in enumerate(key.parts["inputs"]):
         if part is None or "content" not in part:
+            names.append(None)
             continue
         source = vertex.inputs[index]
         assert source is not None
+        own: list[str] = []
         for content, selection in zip(part["content"], counted[index].selections, strict=True):
+            name = digest_of({"content": content, "selection": selection.to_json()})
+            own.append(name)
             files = session.worker.content_files(session.result_of(source), selection)
             if len(files) <= _MOST_FILES:
-                found[content] = files
-    return found
-
-
-def _previous(
-    session: Session,
-    key: CacheKey,
-    record: CacheRecord | None,
-    files: Mapping[str, Mapping[str, str]],
-) -> Previous | None:
-    """The earlier result if its op is the same and only contents differ."""
-    if record is None or record.snapshot is None:
-        return None
-    if record.parts.get("op") != key.parts["op"]:
-        return None
-    old: dict[int, Mapping[str, str]] = {}
-    new: dict[int, Mapping[str, str]] = {}
-    before = record.parts["inputs"]
-    for index, part in enumerate(key.parts["inputs"]):
-        if part is None or "content" not in part:
-            continue
-        for there, here in zip(before[index].get("content", ()), part["content"], strict=False):
-            lists = (session.cache.files(there), files.get(here))
-            if lists[0] is None or lists[1] is None:
-                return None
-            old[index] = {**old.get(index, {}), **lists[0]}
-            new[index] = {**new.get(index, {}), **lists[1]}
-    if not new or session.cache.find(record.canonical) is None:
-        return None
-    return Previous(snapshot=record.snapshot, old=old, new=new)
+                found[name] = files
+        names.append(own)
+    return names, found
 
 
 def _causes(session: Session, vertex: Vertex) -> list[str | None]:

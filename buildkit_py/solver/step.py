@@ -30,6 +30,8 @@ from buildkit_py.solver.solution import Origin, Outcome
 from buildkit_py.store.locks import FileLock
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from buildkit_py.graph import Vertex
     from buildkit_py.solver.ports import Result
     from buildkit_py.solver.session import Session
@@ -178,7 +180,7 @@ def _run(session: Session, vertex: Vertex, keys: _Keys, miss: Miss) -> None:
         canonical = digest_of({"key": canonical, "run": os.urandom(16).hex()})
     if _inputs_stood_still(session, vertex):
         save_inputs(session, miss)
-        record = _record(session, vertex, keys.content, canonical, result)
+        record = _record(session, vertex, keys.content, canonical, result, miss.lists)
         session.cache.save(record, keys.aliases)
     else:
         canonical = digest_of({"key": canonical, "run": os.urandom(16).hex()})
@@ -212,9 +214,14 @@ def _inputs_stood_still(session: Session, vertex: Vertex) -> bool:
 
 
 def _record(
-    session: Session, vertex: Vertex, key: CacheKey, canonical: Digest, result: Result
+    session: Session,
+    vertex: Vertex,
+    key: CacheKey,
+    canonical: Digest,
+    result: Result,
+    lists: Sequence[Sequence[str] | None] = (),
 ) -> CacheRecord:
-    parts = dict(key.parts)
+    parts = {**key.parts, "lists": lists}
     parts["after"] = [
         None if item is None or isinstance(item.op, ContextOp) else description_of(item)
         for item in vertex.inputs

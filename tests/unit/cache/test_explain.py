@@ -8,7 +8,9 @@ from buildkit_py.digest import Digest, sha256
 
 
 def parts(kind: str = "exec", *, inputs: list[Any] | None = None, **op: Any) -> dict[str, Any]:
-    return {"op": {"kind": kind, **op}, "inputs": [{"key": "k"}] if inputs is None else inputs}
+    inputs = [{"key": "k"}] if inputs is None else inputs
+    lists = [item.get("content") if item else None for item in inputs]
+    return {"op": {"kind": kind, **op}, "inputs": inputs, "lists": lists}
 
 
 def record(of: dict[str, Any], description: str = "RUN make") -> CacheRecord:

@@ -128,6 +128,23 @@ def test_bind_from_a_stage_and_writable() -> None:
     assert stage.root.inputs[1] is OTHER
 
 
+def test_the_order_in_which_mounts_are_written_is_no_part_of_a_step() -> None:
+    trees = ["type=bind,target=/b", "type=cache,target=/a", "type=bind,from=other,target=/c/d"]
+    trees += ["type=tmpfs,target=/c"]
+    secrets = ["type=secret,id=x", "type=secret,id=a"]
+    one, other = (
+        lowered("RUN " + " ".join(f"--mount={item}" for item in [*mounts, *secrets]) + " x")
+        for mounts in (trees, trees[::-1])
+    )
+    assert exec_op(one) == exec_op(other)
+    assert one.root is not None
+    assert other.root is not None
+    assert one.root.inputs == other.root.inputs
+    assert one.root.inputs[1:] == (CONTEXT, OTHER)
+    targets = [getattr(item, "target", None) for item in exec_op(one).mounts]
+    assert targets == ["/a", "/b", "/c", "/c/d", "/run/secrets/x", "/run/secrets/a"]
+
+
 def test_bind_from_an_argument() -> None:
     stage = lowered("ARG S=other\nRUN --mount=from=$S,target=/x x")
     assert stage.root is not None
