@@ -63,9 +63,11 @@ def _mask(spec: WireSpec, *, prepared: bool) -> None:
 
 
 def mask(base: str, masked: tuple[str, ...], readonly: tuple[str, ...]) -> None:
-    """Hide files and directories below `base`, and take the write access from others."""
-    for path in masked:
-        place = base + path
+    """Hide files and directories below `base`, and take the write access from others.
+
+    A `*` in a path to hide stands for the rest of a name.
+    """
+    for place in _each(base, masked):
         try:
             is_directory = stat.S_ISDIR(os.stat(place).st_mode)
         except OSError:
@@ -81,6 +83,22 @@ def mask(base: str, masked: tuple[str, ...], readonly: tuple[str, ...]) -> None:
         sc.mount(place, place, None, sc.MS_BIND | sc.MS_REC)
         flags = sc.MS_BIND | sc.MS_REMOUNT | sc.MS_RDONLY
         sc.mount(place, place, None, flags | sc.MS_NOSUID | sc.MS_NODEV | sc.MS_NOEXEC)
+
+
+def _each(base: str, paths: tuple[str, ...]) -> list[str]:
+    places = []
+    for path in paths:
+        start, star, rest = path.partition("*")
+        if not star:
+            places.append(base + path)
+            continue
+        folder, _, prefix = start.rpartition("/")
+        try:
+            names = os.listdir(base + folder)
+        except OSError:
+            continue
+        places += [f"{base}{folder}/{name}{rest}" for name in names if name.startswith(prefix)]
+    return places
 
 
 def _attach(root: int, number: int, mount: WireMount, spec: WireSpec, stubs: Stubs) -> None:

@@ -4,7 +4,9 @@ Our own compiler, not libseccomp's: it needs no library, its program is half as 
 tree over ranges of numbers instead of a chain), and compiling takes under a millisecond.
 
 A program checks the architecture, then walks a tree of `number >= k` jumps down to a leaf, which
-allows, refuses with an error number, or looks at an argument first.
+allows, refuses with an error number, or looks at an argument first. A call that is newer than any
+in the policy is "not there", as runc says it: libraries then fall back to an older one, which they
+do not when it is forbidden.
 """
 
 from __future__ import annotations
@@ -25,12 +27,13 @@ Program: TypeAlias = list[Instruction]
 _LOAD, _JUMP, _JUMP_EQUAL, _JUMP_GE, _JUMP_SET, _RETURN = 0x20, 0x05, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _ERRNO = 0x7FFF_0000, 0x0005_0000
 _NR_OFFSET, _ARCH_OFFSET, _ARGUMENTS_OFFSET = 0, 4, 16
-_EPERM = 1
+_EPERM, _ENOSYS = 1, 38
 _AUDIT = {
     "x86_64": (0xC000_003E, ("x86_64", "x32")),
     "i386": (0x4000_0003, ("i386",)),
     "aarch64": (0xC000_00B7, ("aarch64",)),
 }
+_FIRST_NUMBER = {"x32": 0x4000_0000}
 _NATIVE = {"x86_64": ("x86_64", "i386"), "aarch64": ("aarch64",)}
 
 
@@ -48,13 +51,14 @@ def default_filter(machine: str | None = None, *, one_owner: bool = False) -> by
     program: Program = [(_LOAD, 0, 0, _ARCH_OFFSET)]
     for name in architectures:
         audit, numbers = _AUDIT[name]
-        rules: dict[int, Program] = {}
+        segments: list[tuple[int, Program]] = []
         for table in numbers:
-            rules.update(_rules(table, tables[table]))
+            rules = _rules(table, tables[table])
             if one_owner:
                 pretended = policy.OWNERS & tables[table].keys()
                 rules |= {tables[table][name]: [_refuse(0)] for name in pretended}
-        body = [(_LOAD, 0, 0, _NR_OFFSET), *_tree(_segments(rules))]
+            segments += _segments(rules, _FIRST_NUMBER.get(table, 0))
+        body = [(_LOAD, 0, 0, _NR_OFFSET), *_tree(segments)]
         program += [(_JUMP_EQUAL, 1, 0, audit), (_JUMP, 0, 0, len(body)), *body]
     program.append(_refuse())
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
@@ -115,9 +119,10 @@ def _rules(table: str, numbers: Mapping[str, int]) -> dict[int, Program]:
 
 
 # ------------------------------------------------------------------ the tree
-def _segments(rules: Mapping[int, Program]) -> list[tuple[int, Program]]:
-    """Ranges of numbers with equal leaves, as (first number, leaf), from 0 on."""
-    segments: list[tuple[int, Program]] = [(0, [_refuse()])]
+def _segments(rules: Mapping[int, Program], first: int) -> list[tuple[int, Program]]:
+    """Ranges of numbers with equal leaves, as (first number, leaf), from `first` on."""
+    segments: list[tuple[int, Program]] = [(first, [_refuse()])]
+    last = max(rules)
     for number in sorted(rules):
         leaf = rules[number]
         if segments[-1][0] == number:
@@ -125,7 +130,7 @@ def _segments(rules: Mapping[int, Program]) -> list[tuple[int, Program]]:
         if not segments or segments[-1][1] != leaf:
             segments.append((number, leaf))
         if number + 1 not in rules:
-            segments.append((number + 1, [_refuse()]))
+            segments.append((number + 1, [_refuse(_ENOSYS if number == last else _EPERM)]))
     return segments
 
 

@@ -60,7 +60,7 @@ ALLOWED = frozenset(
 BY_ARCHITECTURE = {
     "x86_64": frozenset({"arch_prctl", "modify_ldt"}),
     "x32": frozenset({"arch_prctl", "modify_ldt"}),
-    "i386": frozenset({"modify_ldt"}),
+    "i386": frozenset({"arch_prctl", "modify_ldt"}),
     "aarch64": frozenset({"sync_file_range2", "cacheflush", "set_tls"}),
 }
 

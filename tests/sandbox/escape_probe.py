@@ -5,8 +5,10 @@ A try answers `refused: REASON`, or anything else when it went through. Standard
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
+import fcntl
 import json
 import os
 import platform
@@ -47,6 +49,19 @@ NUMBERS = {
         "process_madvise": 440,
         "lookup_dcookie": 212,
         "vhangup": 153,
+        "move_mount": 429,
+        "fspick": 433,
+        "fanotify_init": 300,
+        "io_uring_enter": 426,
+        "pidfd_getfd": 438,
+        "kcmp": 312,
+        "personality": 135,
+        "finit_module": 313,
+        "sethostname": 170,
+        "capset": 126,
+        "process_vm_readv": 310,
+        "mbind": 237,
+        "move_pages": 279,
     },
 }.get(platform.machine(), {})
 
@@ -83,10 +98,63 @@ def read(path: str) -> str:
 def write(path: str) -> str:
     try:
         fd = os.open(path, os.O_WRONLY)
-        os.write(fd, b"1")
+        try:
+            os.write(fd, b"1")
+        finally:
+            os.close(fd)
     except OSError as error:
         return refused(error)
     return "written"
+
+
+def make(path: str) -> str:
+    """Make a file; it counts as written when the host has it, which only the host can tell."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o666))
+    except OSError as error:
+        return refused(error)
+    return "refused: here only" if not os.path.exists(SECRET) else "written"
+
+
+def through_links() -> str:
+    """Links that climb, absolute ones, and magic ones."""
+    folder = os.path.dirname(SECRET)
+    for number, link in enumerate((folder, "../../../../.." + folder, "/proc/1/root" + folder)):
+        os.symlink(link, f"/tmp/link{number}")
+        got = make(f"/tmp/link{number}/written")
+        if not got.startswith("refused"):
+            return got
+    return "refused: all"
+
+
+def capabilities() -> str:
+    """All of them, in the sets that capset takes."""
+    both = 0xFFFFFFFF
+    return call(
+        "capset",
+        struct.pack("=Ii", 0x20080522, 0),
+        struct.pack("=6I", both, both, both, both, both, both),
+    )
+
+
+def terminal_input() -> str:
+    """Type into the terminal of whoever started the build."""
+    try:
+        fcntl.ioctl(0, 0x5412, b"x")  # TIOCSTI
+    except OSError as error:
+        return refused(error)
+    return "typed"
+
+
+def lower_oom_score() -> str:
+    with open("/proc/self/oom_score_adj", encoding="ascii") as file:
+        now = int(file.read())
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write(str(max(now - 100, -1000)))
+    except OSError as error:
+        return refused(error)
+    return "refused: it was the least" if now == -1000 else "lowered"
 
 
 def chroot_escape() -> str:
@@ -129,10 +197,10 @@ def block_device() -> str:
     return bad[0] if bad else out[0]
 
 
-def chmod_host_null() -> str:
-    """Standard input is /dev/null: it must not be the host's inode."""
-    os.fchmod(0, 0o600)
-    return "changed"
+def chmod_host_null() -> None:
+    """Standard input is /dev/null: either not the host's node, or not ours to change."""
+    with contextlib.suppress(PermissionError):
+        os.fchmod(0, 0o600)
 
 
 def fork_flags() -> str:
@@ -183,6 +251,12 @@ def ptrace_host() -> str:
     return "attached"
 
 
+def read_host_memory() -> str:
+    into = ctypes.create_string_buffer(64)
+    vector = struct.pack("=QQ", ctypes.addressof(into), 64)
+    return call("process_vm_readv", int(sys.argv[2]), vector, 1, vector, 1, 0)
+
+
 def open_socket(family: int, kind: int) -> str:
     try:
         socket.socket(family, kind).close()
@@ -213,6 +287,10 @@ TRIES = {
     "read it through our own root": lambda: read("/proc/self/root" + SECRET),
     "read it through PID 1's root": lambda: read("/proc/1/root" + SECRET),
     "read it through a cwd": lambda: read("/proc/1/cwd/../../.." + SECRET),
+    "write a host file by its path": lambda: write(SECRET),
+    "write it through our own root": lambda: write("/proc/self/root/../.." + SECRET),
+    "write it through PID 1's cwd": lambda: write("/proc/1/cwd/../../.." + SECRET),
+    "write beside it through links": through_links,
     "climb out of a chroot": chroot_escape,
     "use a device node": block_device,
     "read kernel memory": lambda: read("/proc/kcore"),
@@ -222,6 +300,26 @@ TRIES = {
     "set the core pattern": lambda: write("/proc/sys/kernel/core_pattern"),
     "set another sysctl": lambda: write("/proc/sys/vm/drop_caches"),
     "write to sysfs": write_sys,
+    "set the host name by proc": lambda: write("/proc/sys/kernel/hostname"),
+    "set the host name": lambda: call("sethostname", b"x", 1),
+    "forward packets": lambda: write("/proc/sys/net/ipv4/ip_forward"),
+    "set interrupts": lambda: write("/proc/irq/default_smp_affinity"),
+    "set a module's option": lambda: write("/sys/module/overlay/parameters/metacopy"),
+    "set a release agent": lambda: write("/sys/fs/cgroup/memory/release_agent"),
+    "leave the cgroup": lambda: write("/sys/fs/cgroup/cgroup.procs"),
+    "map other ids": lambda: write("/proc/self/uid_map"),
+    "be spared by the memory killer": lower_oom_score,
+    "write to the kernel log": lambda: write("/dev/kmsg"),
+    "read the kernel log by proc": lambda: read("/proc/kmsg"),
+    "read memory's device": lambda: read("/dev/mem"),
+    "read timers": lambda: read("/proc/timer_list"),
+    "read interrupts": lambda: read("/proc/interrupts"),
+    "read the power meter": lambda: read(
+        "/sys/devices/virtual/powercap/intel-rapl/intel-rapl:0/energy_uj"
+    ),
+    "take more capabilities": capabilities,
+    "type into a terminal": terminal_input,
+    "change the layout of memory": lambda: call("personality", 0x40000),
     "mount tmpfs": lambda: mount("none", "/tmp", "tmpfs", 0),
     "mount proc again": lambda: mount("proc", "/tmp", "proc", 0),
     "remount the root": lambda: mount("none", "/", "overlay", 32),
@@ -232,6 +330,16 @@ TRIES = {
     ),
     "fsopen": lambda: call("fsopen", b"tmpfs", 0),
     "open_tree": lambda: call("open_tree", -100, b"/", 1),
+    "move_mount": lambda: call("move_mount", 0, b"", 0, b"", 0),
+    "fspick": lambda: call("fspick", -100, b"/", 0),
+    "fanotify": lambda: call("fanotify_init", 0, 0),
+    "io_uring_enter": lambda: call("io_uring_enter", 0, 0, 0, 0, 0, 0),
+    "take a descriptor of another": lambda: call("pidfd_getfd", 0, 0, 0),
+    "compare processes": lambda: call("kcmp", 1, 1, 0, 0, 0),
+    "load a module by descriptor": lambda: call("finit_module", 0, b"", 0),
+    "read a host process' memory": read_host_memory,
+    "bind memory": lambda: call("mbind", 0, 0, 0, 0, 0, 0),
+    "move pages": lambda: call("move_pages", 0, 0, 0, 0, 0, 0),
     "mount_setattr": lambda: call("mount_setattr", -100, b"/", 0, b"\0" * 32, 32),
     "pivot_root": lambda: call("pivot_root", b".", b"."),
     "unshare a user namespace": lambda: call("unshare", 0x10000000),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,14 +21,12 @@ from buildkit_py.errors import ExecError
 from buildkit_py.runtime.executor import ExitStatus
 from buildkit_py.runtime.namespaces import NamespaceExecutor
 from buildkit_py.runtime.seccomp import default_filter
-from buildkit_py.runtime.spec import FileMount, SandboxSpec
-from tests.sandbox import escape_probe
+from buildkit_py.runtime.spec import MASKED_PATHS, SandboxSpec
+from tests.sandbox import escape_main, escape_probe
 from tests.sandbox.harness import Rig, host_tools_spec
+from tests.sandbox.test_rootless import run_as_user
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.requires("overlay")]
-PROBE = Path(escape_probe.__file__)
-# Allowed by docker as well: these report something else than a refusal for a good reason.
-SYSTEM_PYTHON = "/usr/bin/python3"
 
 
 def execute(executor: NamespaceExecutor, spec: SandboxSpec) -> tuple[ExitStatus, str, str]:
@@ -38,43 +39,66 @@ def execute(executor: NamespaceExecutor, spec: SandboxSpec) -> tuple[ExitStatus,
     return status, streams[1].decode(), streams[2].decode()
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The probe's answers, from one sandbox as root of this machine (or of this namespace)."""
-    if not Path(SYSTEM_PYTHON).exists():
+@dataclass(frozen=True)
+class Tries:
+    """What the probe was answered, and what the host had after it."""
+
+    answers: dict[str, str]
+    ranged: bool | None
+    null_mode: int
+    secret: str
+    beside: list[str]
+    left: list[int]
+
+
+@pytest.fixture(scope="module", params=["root", "a range of ids", "one id"])
+def tries(request: pytest.FixtureRequest, busybox_program: Path) -> Iterator[Tries]:
+    """The probe's answers, from a sandbox of root, and of a user with many ids and with one."""
+    if not Path(escape_main.SYSTEM_PYTHON).exists():
         pytest.skip("needs python3 below /usr")
-    base = tmp_path_factory.mktemp("escape")
+    place = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    base = Path(tempfile.mkdtemp(prefix="pybuild-escape-", dir=place))
+    base.chmod(0o777)
     secret = base / "secret"
     secret.write_text("host")
-    script = FileMount(target="/probe.py", content=PROBE.read_bytes())
-    with NamespaceExecutor() as executor:
-        spec = host_tools_spec(
-            base,
-            SYSTEM_PYTHON,
-            "/probe.py",
-            os.fspath(secret),
-            str(os.getpid()),
-            mounts=(script,),
-            seccomp=default_filter(),
+    secret.chmod(0o666)
+    try:
+        if request.param == "root":
+            command = [sys.executable, "-m", escape_main.__name__, base, busybox_program]
+            project = Path(__file__).resolve().parents[2]
+            done = subprocess.run(
+                command, cwd=project, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, done.stderr
+            answers = json.loads(done.stdout)
+        else:
+            answers = run_as_user(
+                base, busybox_program, ranged=request.param != "one id", module="escape_main"
+            )
+        yield Tries(
+            answers=answers["tries"],
+            ranged=answers["ranged"],
+            null_mode=stat.S_IMODE(Path("/dev/null").stat().st_mode),
+            secret=secret.read_text(),
+            beside=[path.name for path in base.rglob("written")],
+            left=processes_with(escape_main.LEFT_BEHIND),
         )
-        status, out, err = execute(executor, spec)
-    assert status.code == 0, err
-    answers: dict[str, str] = json.loads(out)
-    return answers
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
 
 
 @pytest.mark.parametrize("attempt", list(escape_probe.TRIES))
-def test_from_inside_one_cannot(results: dict[str, str], attempt: str) -> None:
-    assert results[attempt].startswith("refused"), results[attempt]
+def test_from_inside_one_cannot(tries: Tries, attempt: str) -> None:
+    assert tries.answers[attempt].startswith("refused"), tries.answers[attempt]
 
 
-def test_clone3_says_that_it_is_not_there(results: dict[str, str]) -> None:
-    assert results["clone3"] == "refused: ENOSYS"
+def test_clone3_says_that_it_is_not_there(tries: Tries) -> None:
+    assert tries.answers["clone3"] == "refused: ENOSYS"
 
 
-def test_the_hosts_null_device_keeps_its_mode(results: dict[str, str]) -> None:
-    assert results
-    assert stat.S_IMODE(Path("/dev/null").stat().st_mode) == 0o666
+def test_the_host_is_as_it_was(tries: Tries) -> None:
+    assert tries.null_mode == 0o666
+    assert (tries.secret, tries.beside, tries.left) == ("host", [], [])
 
 
 def test_threads_and_32_bit_friendly_calls_still_work(tmp_path: Path) -> None:
@@ -83,9 +107,23 @@ def test_threads_and_32_bit_friendly_calls_still_work(tmp_path: Path) -> None:
         "t.start(); t.join(); subprocess.run(['true'], check=True); socket.socket().close()"
     )
     with NamespaceExecutor() as executor:
-        spec = host_tools_spec(tmp_path, SYSTEM_PYTHON, "-c", code, seccomp=default_filter())
+        spec = host_tools_spec(
+            tmp_path, escape_main.SYSTEM_PYTHON, "-c", code, seccomp=default_filter()
+        )
         status, out, err = execute(executor, spec)
     assert (status.code, out) == (0, "in\n"), err
+
+
+def test_what_is_hidden_may_be_there_once_for_each_processor(tmp_path: Path) -> None:
+    """As docker hides `thermal_throttle`; here something that every machine has."""
+    hidden = ("/sys/devices/system/cpu/cpu*/topology",)
+    words = ("sh", "-c", "ls -d /sys/devices/system/cpu/cpu0/topology; ls" + f" {hidden[0]}")
+    with NamespaceExecutor() as executor:
+        spec = host_tools_spec(tmp_path, *words, masked_paths=hidden)
+        status, out, err = execute(executor, spec)
+    assert (status.code, err) == (0, "")
+    assert [line for line in out.splitlines() if not line.startswith("/") and line] == []
+    assert "/sys/devices/system/cpu/cpu*/thermal_throttle" in MASKED_PATHS
 
 
 def test_capabilities_are_dockers_in_all_five_sets(rig: Rig) -> None:

@@ -45,13 +45,26 @@ def judge(arch: int, number: int, *arguments: int) -> int:
 def test_every_call_of_every_table_is_judged_by_the_policy(table: str) -> None:
     special = {"clone", "clone3", "personality", "socket"}
     allowed = seccomp_policy.ALLOWED | seccomp_policy.BY_ARCHITECTURE[table]
+    last = max(number for name, number in TABLES[table].items() if name in allowed)
     for name, number in TABLES[table].items():
         if name not in special:
-            assert judge(ARCH[table], number) == (ALLOW if name in allowed else EPERM), name
+            refused = EPERM if number < last else ENOSYS
+            assert judge(ARCH[table], number) == (ALLOW if name in allowed else refused), name
 
 
-def test_numbers_beyond_the_tables_and_other_architectures_are_refused() -> None:
-    assert judge(ARCH["x86_64"], 5000) == EPERM
+@pytest.mark.parametrize("table", ["x86_64", "i386", "x32"])
+def test_a_call_newer_than_the_policy_is_not_there(table: str) -> None:
+    """As with runc: a library falls back from ENOSYS, and fails at EPERM."""
+    numbers = TABLES[table]
+    last = max(numbers[name] for name in seccomp_policy.ALLOWED if name in numbers)
+    assert judge(ARCH[table], last) == ALLOW
+    for number in (last + 1, last + 500):
+        assert judge(ARCH[table], number) == ENOSYS
+    between = set(range(min(numbers.values()), last)) - set(numbers.values())
+    assert {judge(ARCH[table], number) for number in between} == {EPERM}
+
+
+def test_other_architectures_are_refused() -> None:
     assert judge(0xC00000B7, 1) == EPERM
 
 
