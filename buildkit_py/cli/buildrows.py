@@ -111,10 +111,29 @@ def _moment(value: str, now: float) -> float:
 
 
 # ------------------------------------------------------------------ formats
+COLUMNS: Mapping[str, str] = {
+    "Ref": "BUILD ID",
+    "Name": "NAME",
+    "Status": "STATUS",
+    "CreatedAt": "CREATED AT",
+    "CompletedAt": "COMPLETED AT",
+    "Duration": "DURATION",
+    "Image": "IMAGE",
+    "Context": "CONTEXT",
+    "Dockerfile": "DOCKERFILE",
+    "Target": "TARGET",
+    "Tags": "TAGS",
+    "TotalSteps": "STEPS",
+    "CachedSteps": "CACHED",
+    "Warnings": "WARNINGS",
+    "Error": "ERROR",
+    "Replay": "REPLAY",
+}
+
+
 def build_row(record: BuildRecord) -> dict[str, Any]:
     """What a template can name of a record."""
     request, summary = record.data.get("request", {}), record.data.get("summary", {})
-    steps = summary.get("steps", ())
     return {
         "Ref": record.ref,
         "Name": name_of(record),
@@ -127,8 +146,9 @@ def build_row(record: BuildRecord) -> dict[str, Any]:
         "Dockerfile": request.get("dockerfile") or "Dockerfile",
         "Target": request.get("target") or "",
         "Tags": list(request.get("tags") or ()),
-        "TotalSteps": len(steps),
-        "CachedSteps": sum(bool(step.get("cached")) for step in steps),
+        "TotalSteps": summary.get("total", 0),
+        "CachedSteps": summary.get("cached", 0),
+        "Warnings": list(summary.get("warnings") or ()),
         "Error": summary.get("error") or "",
         "Replay": summary.get("replay") or "",
     }

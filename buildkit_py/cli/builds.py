@@ -7,18 +7,27 @@ import os
 import sys
 import time
 from argparse import SUPPRESS, Namespace
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from buildkit_py.cli.buildrows import build_filter, build_row, duration_of, name_of, stamp
+from buildkit_py.cli.buildrows import (
+    COLUMNS,
+    build_filter,
+    build_row,
+    duration_of,
+    name_of,
+    stamp,
+)
 from buildkit_py.cli.options import state_root
-from buildkit_py.cli.render import human_age, human_size, print_table, table
+from buildkit_py.cli.render import human_age, human_size, print_table, table, warning_line
 from buildkit_py.errors import UsageError
 from buildkit_py.progress import KINDS, open_display
 from buildkit_py.progress.events import (
+    BuildCompleted,
     BuildStarted,
+    BuildWarning,
     Event,
     VertexCached,
     VertexCompleted,
@@ -71,6 +80,11 @@ def run(args: Namespace) -> int:
         raise UsageError(f'unknown command: "builds {verb}"', hint=f"choose {', '.join(_VERBS)}")
     if args.filter and verb != "ls":
         raise UsageError(f"--filter is for ls, not for {verb}")
+    if args.format is not None and verb not in {"ls", "inspect"}:
+        raise UsageError(f"--format is for ls and inspect, not for {verb}")
+    if names and verb == "ls":
+        hint = "to choose builds: --filter ref=…; to look at one: pybuild builds inspect"
+        raise UsageError(f'"builds ls" does not take the argument "{names[0]}"', hint=hint)
     template = _template(args.format)
     with _store(args) as store:
         from buildkit_py.store.builds import BuildRecords
@@ -100,6 +114,7 @@ def _template(form: str | None) -> Template | None:
     """The template of `--format`, None for the words it knows. Raises UsageError."""
     if form in {None, "json", "table"}:
         return None
+    form = form.removeprefix("table ")
     if "{{" not in form:
         raise UsageError(f'unsupported format "{form}"', hint="json, table or a template")
     from buildkit_py.cli.template_syntax import parse_template
@@ -126,8 +141,9 @@ def _list(args: Namespace, records: BuildRecords, template: Template | None) -> 
             print(json.dumps(_summary(record)))
         return
     if template is not None:
-        for record in known:
-            _print_template(template, record)
+        from buildkit_py.cli.templates import print_rows
+
+        print_rows(args.format, COLUMNS, [build_row(record) for record in known], "")
         return
     now = time.time()
     print_table(
@@ -164,19 +180,40 @@ class _Step:
     name: str
     started: float
     seconds: float = 0.0
-    status: str = "interrupted"
+    status: str = "running"
     size: int | None = None
     reason: str = ""
 
 
-def _steps(events: Iterable[Event], known: Sequence[Mapping[str, Any]]) -> list[_Step]:
-    """Vertices in the order in which they were looked at; what is `known` is by instruction."""
+@dataclass(slots=True, kw_only=True)
+class _Seen:
+    """What the events of a build tell: its vertices, how many are steps, and its warnings."""
+
+    steps: list[_Step]
+    total: int = 0
+    cached: int = 0
+    ended: int = 0
+    warnings: tuple[BuildWarning, ...] = ()
+
+
+def _seen(record: BuildRecord, events: Iterable[Event]) -> _Seen:
+    """Vertices in the order in which they were looked at; what the record knows is by number."""
+    known = record.data.get("summary", {}).get("steps", ())
     steps: dict[str, _Step] = {}
     numbers: dict[str, int] = {}
+    instructions: list[str] = []
+    warnings: list[BuildWarning] = []
+    last = record.started
     for event in events:
+        last = max(last, getattr(event, "time", last))
         match event:
             case BuildStarted(steps=infos):
                 numbers = {info.vertex: at for at, info in enumerate(infos) if info.vertex}
+                instructions = [info.vertex for info in infos if info.vertex]
+            case BuildWarning():
+                warnings.append(event)
+            case BuildCompleted(warnings=every):
+                warnings = list(every)
             case VertexStarted(vertex=vertex, name=name, time=began):
                 steps.setdefault(vertex, _Step(name=name, started=began))
             case VertexCached(vertex=vertex, name=name, time=now):
@@ -188,11 +225,22 @@ def _steps(events: Iterable[Event], known: Sequence[Mapping[str, Any]]) -> list[
                 step.status = "canceled" if error == "canceled" else step.status
             case _:
                 pass
+    now = time.time() if record.status == "running" else last
     for digest, step in steps.items():
         number = numbers.get(digest, len(known))
         if number < len(known):
             step.size, step.reason = known[number].get("size"), known[number].get("reason", "")
-    return list(steps.values())
+        if step.status == "running":
+            step.seconds = max(0.0, now - step.started)
+            step.status = record.status if record.status == "running" else "interrupted"
+    own = [steps[vertex].status if vertex in steps else "" for vertex in instructions]
+    return _Seen(
+        steps=list(steps.values()),
+        total=len(own),
+        cached=own.count("cached"),
+        ended=own.count("cached") + own.count("done"),
+        warnings=tuple(warnings),
+    )
 
 
 def _inspect(
@@ -203,8 +251,7 @@ def _inspect(
         if template is not None:
             _print_template(template, record)
             continue
-        known = record.data.get("summary", {}).get("steps", ())
-        steps = _steps(records.events(record.ref), known)
+        seen = _seen(record, records.events(record.ref))
         if args.format == "json":
             rows = [
                 {
@@ -214,16 +261,16 @@ def _inspect(
                     "size": step.size,
                     "reason": step.reason,
                 }
-                for step in steps
+                for step in seen.steps
             ]
             print(json.dumps(_summary(record) | {"vertices": rows}, indent=2))
         else:
-            _print_record(record, steps)
+            _print_record(record, seen)
 
 
-def _print_record(record: BuildRecord, steps: list[_Step]) -> None:
+def _print_record(record: BuildRecord, seen: _Seen) -> None:
     request = record.data.get("request", {})
-    cached = sum(step.status == "cached" for step in steps)
+    done = f"{seen.ended} of " if seen.ended < seen.total else ""
     facts = [
         ("Build", record.ref),
         ("Name", name_of(record)),
@@ -231,7 +278,7 @@ def _print_record(record: BuildRecord, steps: list[_Step]) -> None:
         ("Status", record.status),
         ("Started", stamp(record.started)),
         ("Duration", duration_of(record)),
-        ("Steps", f"{len(steps)} ({cached} cached)"),
+        ("Steps", f"{done}{seen.total} ({seen.cached} cached)"),
         ("Image", record.image or ""),
     ]
     for label, value in facts:
@@ -248,9 +295,13 @@ def _print_record(record: BuildRecord, steps: list[_Step]) -> None:
             human_size(step.size) if step.size else "",
             step.name,
         )
-        for step in steps
+        for step in seen.steps
     ]
     print("\n" + table(("TIME", "STATUS", "SIZE", "STEP"), rows), end="")
+    if seen.warnings:
+        print("\nWarnings:")
+    for warning in seen.warnings:
+        print(f" - {warning_line(warning)}")
 
 
 def _text(value: object) -> str:
@@ -300,8 +351,12 @@ def _remove(args: Namespace, records: BuildRecords, names: list[str]) -> None:
     if not names and not args.all:
         raise UsageError("name the builds to remove, or say --all")
     found = records.list() if args.all else [records.get(name) for name in names]
+    running = [record for record in found if record.status == "running"]
+    if running and not args.all:
+        raise UsageError(f"build {running[0].ref[:_SHORT]} is running")
     for record in found:
-        if record.status == "running":
-            raise UsageError(f"build {record.ref[:_SHORT]} is running")
+        if record in running:
+            sys.stderr.write(f"build {record.ref[:_SHORT]} is running: its record stays\n")
+            continue
         records.remove(record.ref)
         print(record.ref)

@@ -50,7 +50,7 @@ def _one_filter(text: str, now: float) -> Predicate:
     operator = (match["operator"] or "").replace("==", "=") if match else ""
     value = (match["value"] or "") if match else ""
     if key in _FLAGS and operator in {"", "=", "!="}:
-        wanted = (not operator or value in {"1", "true"}) != (operator == "!=")
+        wanted = (not operator or _truth(text, value)) != (operator == "!=")
         return lambda record: _FLAGS[key](record) == wanted
     if key == "until" and operator == "=":
         from buildkit_py.cli.images import until_seconds
@@ -61,6 +61,12 @@ def _one_filter(text: str, now: float) -> Predicate:
         known = ", ".join(sorted([*_FLAGS, *(f"{name}=" for name in _FIELDS), "until="]))
         raise UsageError(f'invalid filter "{text}"', hint=f"known: {known}")
     return _field_filter(_FIELDS[key], operator, value)
+
+
+def _truth(text: str, value: str) -> bool:
+    if value.lower() not in {"1", "t", "true", "0", "f", "false"}:
+        raise UsageError(f'invalid filter "{text}"', hint="true or false")
+    return value.lower() in {"1", "t", "true"}
 
 
 def _field_filter(field: Callable[[UsageRecord], str], operator: str, value: str) -> Predicate:
@@ -96,7 +102,7 @@ def run_du(args: Namespace) -> int:
     with open_store(state_root(args)) as store:
         records = [record for record in usage_records(store) if chosen(record)]
     records.reverse()
-    if args.format:
+    if args.format not in {"", "table"}:
         _print_formatted(args.format, records)
         return 0
     if args.verbose:
@@ -130,14 +136,28 @@ def _short(text: str) -> str:
     return text if len(text) <= 50 else text[:49] + "…"
 
 
-def _print_formatted(form: str, records: Sequence[UsageRecord]) -> None:
-    from buildkit_py.cli.template_syntax import parse_template
-    from buildkit_py.cli.templates import render_template
+_DU_COLUMNS = {
+    "ID": "ID",
+    "Reclaimable": "RECLAIMABLE",
+    "Size": "SIZE",
+    "LastUsedAt": "LAST ACCESSED",
+    "Type": "TYPE",
+    "Description": "DESCRIPTION",
+    "CreatedAt": "CREATED",
+    "UsageCount": "USAGE COUNT",
+    "Parents": "PARENTS",
+    "InUse": "IN USE",
+    "Shared": "SHARED",
+    "Mutable": "MUTABLE",
+}
+_DU_TABLE = "{{.ID}}\t{{.Reclaimable}}\t{{.Size}}\t{{.LastUsedAt}}\t{{.Type}}\t{{.Description}}"
 
-    if form != "json":
-        parse_template(form)
-    for record in records:
-        value = {
+
+def _print_formatted(form: str, records: Sequence[UsageRecord]) -> None:
+    from buildkit_py.cli.templates import print_rows
+
+    rows = [
+        {
             "ID": record.id,
             "Type": record.kind,
             "Size": record.size,
@@ -151,7 +171,13 @@ def _print_formatted(form: str, records: Sequence[UsageRecord]) -> None:
             "Mutable": record.mutable,
             "Reclaimable": record.reclaimable,
         }
-        print(json.dumps(value) if form == "json" else render_template(form, value))
+        for record in records
+    ]
+    if form == "json":
+        for row in rows:
+            print(json.dumps(row))
+    else:
+        print_rows(form, _DU_COLUMNS, rows, _DU_TABLE)
 
 
 def _print_record(record: UsageRecord, now: float) -> None:
@@ -254,15 +280,17 @@ def _prune_images(store: Store, filters: Sequence[str], *, everything: bool) -> 
 # ------------------------------------------------------------------ system
 def print_disk_use(args: Namespace) -> int:
     """`system df`: images, build cache and cache mounts, each in a line."""
-    from buildkit_py.cli.render import human_size, print_table
+    from buildkit_py.cli.render import human_size
+    from buildkit_py.cli.templates import print_rows
     from buildkit_py.store import open_store
-    from buildkit_py.store.usage import CACHE_MOUNT, total, usage_records
+    from buildkit_py.store.usage import CACHE_MOUNT, images_below, total, usage_records
 
     with open_store(state_root(args)) as store:
         records = usage_records(store)
         images = store.images.list()
+        named = images_below(store, [image for image in images if image.names])
     shared = sum(record.size for record in records if record.shared)
-    dangling = sum(image.size for image in images if not image.names)
+    dangling = sum(r.size for r in records if r.shared and r.id not in named)
     rows = [_df_row("Images", len(images), sum(bool(i.names) for i in images), shared, dangling)]
     for title, chosen in (
         ("Build Cache", [r for r in records if r.kind != CACHE_MOUNT and not r.shared]),
@@ -271,7 +299,10 @@ def print_disk_use(args: Namespace) -> int:
         size, reclaimable = total(chosen)
         active = sum(record.in_use for record in chosen)
         rows.append(_df_row(title, len(chosen), active, size, reclaimable))
-    print_table(["TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"], rows)
+    form = getattr(args, "format", None) or ""
+    print_rows(form, _DF_COLUMNS, rows, _DF_TABLE)
+    if form:
+        return 0
     if getattr(args, "verbose", False):
         for record in records:
             print(json.dumps(asdict(record)))
@@ -281,17 +312,29 @@ def print_disk_use(args: Namespace) -> int:
     return 0
 
 
-def _df_row(title: str, count: int, active: int, size: int, reclaimable: int) -> list[str]:
+_DF_COLUMNS = {
+    "Type": "TYPE",
+    "TotalCount": "TOTAL",
+    "Active": "ACTIVE",
+    "Size": "SIZE",
+    "Reclaimable": "RECLAIMABLE",
+}
+_DF_TABLE = "{{.Type}}\t{{.TotalCount}}\t{{.Active}}\t{{.Size}}\t{{.Reclaimable}}"
+
+
+def _df_row(
+    title: str, count: int, active: int, size: int, reclaimable: int
+) -> dict[str, str | int]:
     from buildkit_py.cli.render import human_size
 
     part = f" ({reclaimable * 100 // size}%)" if size else ""
-    return [
-        title,
-        str(count),
-        str(active),
-        human_size(size),
-        human_size(min(reclaimable, size)) + part,
-    ]
+    return {
+        "Type": title,
+        "TotalCount": count,
+        "Active": active,
+        "Size": human_size(size),
+        "Reclaimable": human_size(reclaimable) + part,
+    }
 
 
 def check_state(args: Namespace) -> int:

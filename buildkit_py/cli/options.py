@@ -86,7 +86,7 @@ class CommandParser(argparse.ArgumentParser):
             return argparse.Namespace(help=True)
         # argparse gives an optional operand up at the first option, so options come first.
         args, extras = self.parse_known_args([*options, *(["--"] if operands else []), *operands])
-        if extras:
+        if extras := [word for word in extras if word != "--" or word in operands]:
             self._refuse(extras, operands)
         return args
 

@@ -50,14 +50,24 @@ def run_system(args: argparse.Namespace) -> int:
 def _on_store(args: argparse.Namespace) -> int:
     from buildkit_py.cli import enter_user_namespace, load_command
     from buildkit_py.cli.maintenance import check_state, print_disk_use
+    from buildkit_py.cli.options import CommandParser
 
     enter_user_namespace(args.root)
     if args.verb == "prune":
         parser, run = load_command("prune")
         return run(parser.parse([*(["--root", args.root] if args.root else []), *args.words]))
-    args.verbose = "-v" in args.words or "--verbose" in args.words
-    args.quick = "--quick" in args.words
-    return check_state(args) if args.verb == "check" else print_disk_use(args)
+    parser = CommandParser(f"system {args.verb}", "")
+    if args.verb == "check":
+        parser.flag("--quick", help="Look at names and sizes only")
+    else:
+        parser.flag("-v", "--verbose", help="Show each record")
+        parser.add_argument("--format", default=args.format, metavar="string")
+    found = parser.parse(args.words)
+    if getattr(found, "help", False):
+        print(parser.format_help(), end="")
+        return 0
+    found.root = found.root or args.root
+    return check_state(found) if args.verb == "check" else print_disk_use(found)
 
 
 def configure_info(parser: CommandParser) -> None:

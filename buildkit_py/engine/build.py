@@ -19,9 +19,15 @@ from buildkit_py.engine.inputs import BuildInputs, directory_matcher, open_input
 from buildkit_py.engine.lost import carry_out
 from buildkit_py.engine.options import build_options
 from buildkit_py.engine.outputs import Outputs, check_outputs, export_all
-from buildkit_py.engine.record import Recording, summary_of
+from buildkit_py.engine.record import Recording, failure_of, summary_of
 from buildkit_py.engine.request import BuildRequest, BuildResult
-from buildkit_py.engine.steps import StepTracker, VertexOutcome, step_infos, step_results
+from buildkit_py.engine.steps import (
+    StepTracker,
+    VertexOutcome,
+    parents_in,
+    step_infos,
+    step_results,
+)
 from buildkit_py.engine.warnings import add_warnings, early_warnings, warnings_metadata
 from buildkit_py.engine.workshop import Workshop, open_workshop
 from buildkit_py.errors import BuildCancelled, DockerfileErrors, PybuildError, UsageError
@@ -105,6 +111,7 @@ class _Build:
         self._warnings: list[BuildWarning] = []
         self._planned: tuple[BuildWarning, ...] = ()
         self._cancelled_by_timeout = False
+        self._tracked: StepTracker | None = None
         self._exports: list[Event] = []
 
     # -------------------------------------------------------------- events
@@ -154,7 +161,7 @@ class _Build:
             error.warnings = warnings
         if self._recording is not None:
             status = "canceled" if stopped else "error"
-            summary = {"error": message, "replay": getattr(error, "replay", None)}
+            summary = failure_of(self.store, error, message, self._tracked, warnings)
             self._recording.finish(status, self.clock(), None, summary)
 
     def _run(self, stack: ExitStack) -> BuildResult:
@@ -174,7 +181,7 @@ class _Build:
         for warning in self._planned:
             self.emit(warning)
         self._open_contexts(compiled, inputs, shop)
-        tracker = self._tracker(compiled)
+        tracker = self._tracked = self._tracker(compiled)
         check_outputs(outputs, self.request, compiled, self.env)
         graph = BuildGraph(roots=self._roots(compiled))
         shop.graph = graph
@@ -280,12 +287,8 @@ class _Build:
             steps=steps,
             emit=self.emit,
             clock=self.clock,
-            parent_of=self._parent_of,
+            parent_of=parents_in(self.store.snapshots),
         )
-
-    def _parent_of(self, snapshot: int) -> int | None:
-        found = self.store.snapshots.find(snapshot)
-        return None if found is None else found.parent
 
     def _solve(
         self, graph: BuildGraph, tracker: StepTracker, shop: Workshop, forwarder: Forwarder
@@ -299,6 +302,7 @@ class _Build:
                     cached=outcome.origin is not Origin.RUN,
                     started=now - outcome.seconds,
                     completed=now,
+                    reason=outcome.reason,
                 ),
             )
             forwarder.made(vertex, result.snapshot)

@@ -8,7 +8,7 @@ source, a secret, an export) is not kept.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any
 from buildkit_py.engine.aftermath import metadata_text
 from buildkit_py.engine.inputs import consulted, content_if_file
 from buildkit_py.engine.record import request_to_json, summary_of
-from buildkit_py.engine.steps import StepTracker, VertexOutcome, step_infos, step_results
+from buildkit_py.engine.steps import (
+    StepTracker,
+    VertexOutcome,
+    parents_in,
+    step_infos,
+    step_results,
+)
 from buildkit_py.errors import PybuildError
 from buildkit_py.graph import ContextOp, GitOp, HttpOp, ImageOp
 from buildkit_py.oci.reference import parse_reference
@@ -241,9 +247,8 @@ def _solve_again(build: Finished) -> tuple[Solution, StepTracker, list[Event]] |
     events: list[Event] = list(build.warnings)
     steps = [step for image in build.compiled.images for step in image.steps]
     events.append(BuildStarted(ref=build.result.ref, steps=step_infos(steps), total=len(vertices)))
-    tracker = StepTracker(
-        steps=steps, emit=events.append, clock=lambda: 0.0, parent_of=_parent_of(build)
-    )
+    parent_of = parents_in(build.shop.env.store.snapshots)
+    tracker = StepTracker(steps=steps, emit=events.append, clock=lambda: 0.0, parent_of=parent_of)
 
     def observe(vertex: Vertex, result: Result, outcome: Outcome) -> None:
         cached = outcome.origin is not Origin.RUN
@@ -265,13 +270,3 @@ def _solve_again(build: Finished) -> tuple[Solution, StepTracker, list[Event]] |
 
 def _timeless(event: Event) -> Event:
     return event if isinstance(event, BuildWarning) else replace(event, time=0.0)
-
-
-def _parent_of(build: Finished) -> Callable[[int], int | None]:
-    snapshots = build.shop.env.store.snapshots
-
-    def parent_of(snapshot: int) -> int | None:
-        found = snapshots.find(snapshot)
-        return None if found is None else found.parent
-
-    return parent_of

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from buildkit_py.errors import PybuildError
 from buildkit_py.progress.events import BuildCompleted, Event
 from buildkit_py.store.builds import BuildRecords
 
 if TYPE_CHECKING:
     from buildkit_py.digest import Digest
-    from buildkit_py.engine.request import BuildRequest, BuildResult
+    from buildkit_py.engine.request import BuildRequest, BuildResult, StepResult
+    from buildkit_py.engine.steps import StepTracker
+    from buildkit_py.progress.events import BuildWarning
     from buildkit_py.store import Store
 
 _PRIVATE = frozenset({"secrets", "ssh"})
@@ -102,20 +106,50 @@ def summary_of(result: BuildResult) -> dict[str, Any]:
         "digest": result.digest,
         "names": list(result.names),
         "seconds": round(result.seconds, 3),
-        "cached": sum(step.cached for step in result.steps),
-        "total": len(result.steps),
-        "warnings": [warning.message for warning in result.warnings],
+        **_steps_summary(result.steps, result.warnings),
+    }
+
+
+def failure_of(
+    store: Store,
+    error: BaseException,
+    message: str,
+    tracker: StepTracker | None,
+    warnings: Sequence[BuildWarning],
+) -> dict[str, Any]:
+    """The summary of a build that failed. Without a tracker it did not come to its steps."""
+    from buildkit_py.engine.aftermath import step_sizes  # noqa: PLC0415
+    from buildkit_py.engine.steps import steps_so_far  # noqa: PLC0415
+
+    out: dict[str, Any] = {"error": message, "replay": getattr(error, "replay", None)}
+    if tracker is None:
+        return out | {"warnings": [warning.message for warning in warnings]}
+    sizes: dict[int, int] = {}
+    with suppress(PybuildError):  # the store itself may be what has failed
+        sizes = step_sizes(store, tracker.outcomes_of_steps())
+    return out | _steps_summary(steps_so_far(tracker, sizes), warnings)
+
+
+def _steps_summary(
+    steps: Sequence[StepResult], warnings: Sequence[BuildWarning]
+) -> dict[str, Any]:
+    """`total` and `cached` count what displays number: no metadata."""
+    return {
+        "cached": sum(step.cached and not step.metadata for step in steps),
+        "total": sum(not step.metadata for step in steps),
+        "warnings": [warning.message for warning in warnings],
         "steps": [
             {
                 "text": step.text,
                 "id": step.id,
                 "stage": step.stage,
                 "cached": step.cached,
+                "metadata": step.metadata,
                 "seconds": round(step.seconds, 3),
                 "size": step.size,
                 "reason": step.reason,
                 "line": step.span_line,
             }
-            for step in result.steps
+            for step in steps
         ],
     }

@@ -150,7 +150,10 @@ class BuildOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
-    """One instruction of the build: its text, its id, and what it cost."""
+    """One instruction of the build: its text, its id, and what it cost.
+
+    One that is only `metadata` (ENV, CMD, …) is no step of its own to a progress display.
+    """
 
     text: str
     id: str
@@ -160,6 +163,7 @@ class StepResult:
     size: int = 0
     reason: str = ""
     span_line: int = 0
+    metadata: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

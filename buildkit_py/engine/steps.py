@@ -9,12 +9,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from buildkit_py.digest import Digest, digest_of, hex_of
 from buildkit_py.engine.request import StepResult
 from buildkit_py.graph import ExecOp, FileOp, ImageOp, MergeOp, Vertex
 from buildkit_py.progress.events import EventSink, StepCompleted, StepInfo
 from buildkit_py.stage_builder import LoweredStep
+
+if TYPE_CHECKING:
+    from buildkit_py.store.snapshots import SnapshotStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +29,7 @@ class VertexOutcome:
     cached: bool
     started: float = 0.0
     completed: float = 0.0
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +174,30 @@ class StepTracker:
         return hex_of(digest_of(identity))
 
 
+def parents_in(snapshots: SnapshotStore) -> Callable[[int], int | None]:
+    """For a tracker: the parent of a snapshot."""
+
+    def parent_of(snapshot: int) -> int | None:
+        found = snapshots.find(snapshot)
+        return None if found is None else found.parent
+
+    return parent_of
+
+
+def steps_so_far(tracker: StepTracker, sizes: dict[int, int]) -> tuple[StepResult, ...]:
+    """All steps of a build that has failed; those that were not done are not cached and took 0."""
+    undone = VertexOutcome(snapshot=None, cached=False)
+    steps = []
+    reasons = {}
+    for step in tracker.steps:
+        outcome = undone
+        if step.vertex is not None:
+            outcome = tracker.outcomes.get(step.vertex.digest, undone)
+            reasons[step.vertex.digest] = outcome.reason
+        steps.append(FinishedStep(step=step, id="", outcome=outcome))
+    return step_results(steps, reasons, sizes)
+
+
 def step_results(
     finished: list[FinishedStep], reasons: dict[Digest, str], sizes: dict[int, int]
 ) -> tuple[StepResult, ...]:
@@ -183,6 +212,7 @@ def step_results(
             cached=outcome.cached,
             stage=item.step.stage,
             span_line=item.step.span.start.line if item.step.span else 0,
+            metadata=vertex is None,
         )
         if vertex is not None:
             result = replace(

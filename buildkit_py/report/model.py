@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _LOG_BYTES = 6000
 RAN, CACHED, FAILED, CANCELED, WAITING = "ran", "cached", "failed", "canceled", "not reached"
+RUNNING = "running"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,8 +110,10 @@ class _Vertex:
     def status(self) -> str:
         if self.cached:
             return CACHED
-        if self.ended is None or self.error == "canceled":
+        if self.error == "canceled":
             return CANCELED
+        if self.ended is None:
+            return RUNNING
         return RAN if self.error is None else FAILED
 
 
@@ -122,6 +126,12 @@ class _Events:
     done: dict[int, bool] = field(default_factory=dict)  # step → cached
     warnings: list[BuildWarning] = field(default_factory=list)
     last: float = 0.0
+
+    def interrupt(self) -> None:
+        """What has not ended never will."""
+        for vertex in self.vertices.values():
+            if vertex.ended is None:
+                vertex.error = "canceled"
 
     def take(self, event: Event) -> None:
         match event:
@@ -157,6 +167,10 @@ def collect(record: BuildRecord, events: Iterable[Event]) -> Report:
     seen = _Events()
     for event in events:
         seen.take(event)
+    if record.status == RUNNING:
+        seen.last = time.time()
+    else:
+        seen.interrupt()
     request = record.data.get("request", {})
     summary = record.data.get("summary", {})
     steps = _steps(seen, summary.get("steps", ()))

@@ -14,7 +14,7 @@ from buildkit_py.report.timeline import timeline
 if TYPE_CHECKING:
     from buildkit_py.report.model import Report, ReportStep
 
-_STATUS = {"completed": "ran", "error": "failed", "running": "cached"}
+_STATUS = {"completed": "ran", "error": "failed", "running": "running"}
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 

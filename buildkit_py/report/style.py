@@ -38,6 +38,7 @@ dd{margin:0;font-size:17px;overflow-wrap:anywhere;font-weight:600;font-variant-n
  white-space:nowrap;color:var(--tone,var(--faint));
  background:color-mix(in srgb,var(--tone,var(--faint)) 14%,transparent);vertical-align:middle}
 .ran{--tone:var(--ran)}.cached{--tone:var(--cached)}.failed{--tone:var(--failed)}
+.running{--tone:var(--size)}
 .canceled,.not-reached{--tone:var(--canceled)}.meta{--tone:var(--faint)}
 .bar.other{--tone:var(--other)}.bar.size{--tone:var(--size)}
 h1 .badge.ran{--tone:var(--cached)}

@@ -14,6 +14,7 @@ from buildkit_py.store.trash import tree_size
 
 if TYPE_CHECKING:
     from buildkit_py.store import Store
+    from buildkit_py.store.images import ImageSummary
 
 CACHE_MOUNT = "exec.cachemount"
 _SNAPSHOTS = """
@@ -111,6 +112,15 @@ def _snapshot_records(store: Store) -> list[UsageRecord]:
             )
         )
     return out
+
+
+def images_below(store: Store, images: Iterable[ImageSummary]) -> set[str]:
+    """The ids of the records of snapshots that some images stand on."""
+    return {
+        str(item.id)
+        for top in {image.snapshot for image in images}
+        for item in store.snapshots.chain(top)
+    }
 
 
 _BLOB_SIZES = "SELECT digest, size FROM blobs"

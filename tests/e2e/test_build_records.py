@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,6 +62,9 @@ def test_records_are_chosen_by_what_is_known_of_them(
         (("ls", "--filter=ref~=("), "invalid filter pattern"),
         (("inspect", "--filter=ref=1"), "--filter is for ls"),
         (("ls", "--format=words"), 'unsupported format "words"'),
+        (("ls", "app"), 'does not take the argument "app"'),
+        (("logs", "--format=json"), "--format is for ls and inspect"),
+        (("inspect",), "there are no records of builds"),
     ],
 )
 def test_a_wrong_filter_or_form_is_one_clear_error(
@@ -72,4 +78,67 @@ def test_a_wrong_filter_or_form_is_one_clear_error(
 def test_a_template_names_what_is_known_of_a_build(records: Pybuild) -> None:
     form = "--format={{.Name}} {{.TotalSteps}} {{.CachedSteps}}"
     assert records("builds", "inspect", form, "^1").stdout == "other 3 2\n"
+    table = records("builds", "ls", "--format=table {{.Name}}\t{{.Status}}").stdout.splitlines()
+    assert table[0].split() == ["NAME", "STATUS"]
+    assert [line.split()[-1] for line in table[1:]] == ["error", "completed", "completed"]
     assert "exit code: 1" in records("builds", "inspect", "--format={{.Error}}").stdout
+
+
+def test_steps_are_counted_as_displays_number_them(
+    busybox: Pybuild, context: Callable[..., Path]
+) -> None:
+    app = context('FROM busybox\nARG A=1\nENV B=2\nRUN true\nmaintainer me\nCMD ["x"]\n')
+    busybox("build", app)
+    busybox("build", app)  # recalled
+    counts = "--format={{.CachedSteps}}/{{.TotalSteps}} {{len .Warnings}}"
+    assert busybox("builds", "ls", counts).stdout.split("\n")[:2] == ["2/2 2", "0/2 2"]
+    shown = busybox("builds", "inspect").stdout
+    assert "Steps:          2 (2 cached)\n" in shown
+    assert "\nWarnings:\n - ConsistentInstructionCasing: " in shown
+    assert "MaintainerDeprecated: " in shown
+
+
+def test_a_failed_build_has_its_steps_and_reasons(
+    busybox: Pybuild, context: Callable[..., Path]
+) -> None:
+    busybox("build", context("FROM busybox\nRUN echo 1 > /a\n"))
+    app = context("FROM busybox\nRUN echo 1 > /a\nRUN echo 2 > /b\nRUN false\nRUN true\n")
+    busybox("build", app, status=1)
+    shown = busybox("builds", "inspect").stdout
+    assert "Steps:          3 of 5 (2 cached)\n" in shown
+    found = busybox("builds", "inspect", "--format={{.CachedSteps}} {{.TotalSteps}}").stdout
+    assert found == "2 5\n"
+    assert "first build of this step" in busybox("builds", "inspect", "--format=json").stdout
+
+
+def test_a_running_build_is_shown_as_one_and_its_record_stays(
+    busybox: Pybuild, context: Callable[..., Path], tmp_path: Path
+) -> None:
+    busybox("build", "-t", "done", context("FROM busybox\nRUN true\n"))
+    app = context("FROM busybox\nRUN echo hello && sleep 1000\n")
+    process = subprocess.Popen(
+        busybox.command("build", "--progress=plain", app),
+        env=busybox.variables(),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert process.stderr is not None
+        assert any("hello" in line and "echo" not in line for line in process.stderr)
+        shown = busybox("builds", "inspect").stdout
+        assert "Status:         running\n" in shown
+        assert [line.split()[1] for line in shown.splitlines() if "[2/2]" in line] == ["running"]
+        page = busybox("builds", "report").stdout
+        assert 'class="bar running" data-step="2"' in page
+        busybox("builds", "rm", "^0", status=2)
+        removed = busybox("builds", "rm", "--all")
+        assert len(removed.stdout.split()) == 1
+        assert "is running: its record stays" in removed.stderr
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    shown = busybox("builds", "inspect").stdout
+    assert "Status:         interrupted\n" in shown
+    assert [line.split()[1] for line in shown.splitlines() if "[2/2]" in line] == ["interrupted"]
+    assert len(busybox("builds", "rm", "--all").stdout.split()) == 1

@@ -30,7 +30,7 @@ STEPS = (
 
 
 def record(status: str = "completed", **data: object) -> BuildRecord:
-    completed = None if status == "running" else 110.0
+    completed = None if status in {"running", "interrupted"} else 110.0
     return BuildRecord(
         ref="r", started=100.0, completed=completed, status=status, image=None, data=data
     )
@@ -52,7 +52,7 @@ def test_bars_lie_between_the_beginning_and_the_end() -> None:
         VertexCompleted(vertex=B, name="RUN make", time=105.5),
         VertexStarted(vertex=C, name="COPY", time=106.0),
     )
-    bars = {(bar.step, bar.status): bar for bar in collect(record("running"), events).bars}
+    bars = {(bar.step, bar.status): bar for bar in collect(record("interrupted"), events).bars}
     assert (bars[2, "ran"].start, bars[2, "ran"].seconds) == (2.0, 3.5)
     assert bars[1, "cached"].seconds == bars[3, "cached"].seconds == 0
     assert (bars[5, "canceled"].start, bars[5, "canceled"].seconds) == (6.0, 0.0)
