@@ -19,6 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from buildkit_py.registry.auth import Authenticator
 from buildkit_py.registry.client import RegistryClient
@@ -175,12 +176,21 @@ class ScriptedServer:
             protocol_version = "HTTP/1.1"
 
             def handle_any(self) -> None:
-                length = int(self.headers.get("Content-Length") or 0)
-                body = self.rfile.read(length)
+                body = self.body()
                 headers = {k.lower(): v for k, v in self.headers.items()}
                 asked = Asked(self.command, self.path, headers, body)
                 outer.asked.append(asked)
                 self.reply(outer.script(asked))
+
+            def body(self) -> bytes:
+                if self.headers.get("Transfer-Encoding") != "chunked":
+                    return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                out = b""
+                while size := int(self.rfile.readline() or b"0", 16):
+                    out += self.rfile.read(size)
+                    self.rfile.readline()
+                self.rfile.readline()
+                return out
 
             do_GET = do_HEAD = do_POST = handle_any  # noqa: N815
             do_PUT = do_PATCH = do_DELETE = handle_any  # noqa: N815
@@ -228,6 +238,72 @@ class ScriptedServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+@dataclass(slots=True)
+class FakeRegistry:
+    """Uploads as the distribution API has them; `break_at` loses the rest of a PATCH once."""
+
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    elsewhere: dict[str, bytes] = field(default_factory=dict)
+    sessions: dict[str, bytes] = field(default_factory=dict)
+    break_at: int | None = None
+    forget: bool = False
+    lose_answer_to_put: bool = False
+    minimum_chunk: int = 0
+
+    def __call__(self, asked: Asked) -> Answer:
+        path = urlsplit(asked.path).path
+        query = {k: v[0] for k, v in parse_qs(urlsplit(asked.path).query).items()}
+        if path == "/v2/":
+            return Answer()
+        if "/uploads/" in path:
+            return self.upload(asked, path.rpartition("/")[2], query)
+        found = path.rpartition("/")[2] in self.blobs
+        return Answer(200 if found else 404)
+
+    def upload(  # noqa: PLR0911  (one for each kind of request)
+        self, asked: Asked, session: str, query: dict[str, str]
+    ) -> Answer:
+        if asked.method == "POST":
+            wanted = query.get("mount", "")
+            if wanted in self.elsewhere:
+                self.blobs[wanted] = self.elsewhere[wanted]
+                return Answer(201)
+            name = str(len(self.sessions))
+            self.sessions[name] = b""
+            headers = {"Location": f"/v2/team/app/blobs/uploads/{name}"}
+            if self.minimum_chunk:
+                headers["OCI-Chunk-Min-Length"] = str(self.minimum_chunk)
+            return Answer(202, headers=headers)
+        if session not in self.sessions:
+            return Answer(404)
+        if asked.method == "PATCH":
+            return self.patch(asked, session)
+        if asked.method == "GET":
+            last = max(0, len(self.sessions[session]) - 1)
+            return Answer(204, headers={"Range": f"0-{last}"})
+        if asked.method == "DELETE":
+            del self.sessions[session]
+            return Answer(204)
+        data = self.sessions.pop(session) + asked.body
+        if digest(data) != query["digest"]:
+            return Answer(400, b'{"errors":[{"code":"DIGEST_INVALID","message":"digest"}]}')
+        self.blobs[query["digest"]] = data
+        if self.lose_answer_to_put:
+            self.lose_answer_to_put = False
+            return Answer(503)
+        return Answer(201)
+
+    def patch(self, asked: Asked, session: str) -> Answer:
+        if self.break_at is not None:
+            self.sessions[session] += asked.body[: self.break_at]
+            self.break_at = None
+            if self.forget:
+                del self.sessions[session]
+            return Answer(503)
+        self.sessions[session] += asked.body
+        return Answer(202, headers={"Location": f"/v2/team/app/blobs/uploads/{session}"})
 
 
 # ------------------------------------------------------------------ images

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from buildkit_py.cli.render import human_size
@@ -13,6 +12,7 @@ if TYPE_CHECKING:
     from buildkit_py.registry.transfer import TransferStatus
 
 _WIDTH = 50
+_BEFORE = {"preparing": "Preparing", "waiting": "Pulling fs layer"}
 _WORDS = {
     "downloading": ("Downloading", "Pull complete"),
     "pushing": ("Pushing", "Pushed"),
@@ -29,14 +29,9 @@ class LayerLines:
         self._lines: dict[str, str] = {}
         self._lock = threading.Lock()  # lines of parallel transfers must not mix
 
-    def start(self, identities: Sequence[str], words: str) -> None:
-        """Show what is about to move: `Pulling fs layer`, `Preparing`."""
-        for identity in dict.fromkeys(identities):
-            self._show(identity, words)
-
     def __call__(self, status: TransferStatus) -> None:
         """Show one step of a transfer."""
-        if status.done or self._terminal:
+        if status.done or self._terminal or status.action in _BEFORE:
             self._show(status.id, describe(status))
 
     def _show(self, identity: str, words: str) -> None:
@@ -58,6 +53,8 @@ class LayerLines:
 
 def describe(status: TransferStatus) -> str:
     """Docker's words for a state."""
+    if status.action in _BEFORE:
+        return _BEFORE[status.action]
     if status.action == "exists":
         return "Layer already exists" if status.note == "push" else "Already exists"
     if status.action == "mounted":

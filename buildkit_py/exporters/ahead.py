@@ -62,7 +62,7 @@ def _sender(
     spec: OutputSpec, store: Store, request: ExportRequest, options: ImageOptions
 ) -> Early:
     from buildkit_py.exporters.registry import open_target  # noqa: PLC0415
-    from buildkit_py.exporters.sending import push_layers  # noqa: PLC0415
+    from buildkit_py.exporters.sending import LayerPush, push_layers  # noqa: PLC0415
 
     client = open_target(spec, request, options)
     repositories = list(
@@ -70,9 +70,13 @@ def _sender(
     )
 
     def send(snapshot: int, watch: Watch) -> None:
-        store.snapshots.layer(snapshot, options.variant, watch)
-        push_layers(
-            client, store, repositories, [snapshot], options.variant, lambda _status: watch()
+        how = LayerPush(
+            client=client,
+            store=store,
+            variant=options.variant,
+            progress=lambda _status: watch(),
+            watch=watch,
         )
+        push_layers(how, repositories, [snapshot])
 
     return send

@@ -13,7 +13,7 @@ from buildkit_py.errors import UsageError
 from buildkit_py.exporters.assembly import Assembly, assemble_images
 from buildkit_py.exporters.attributes import flag, image_options
 from buildkit_py.exporters.base import ExportRequest, ExportResult
-from buildkit_py.exporters.sending import note_pushed, push_document, push_layers
+from buildkit_py.exporters.sending import LayerPush, note_pushed, push_document, push_layers
 from buildkit_py.oci.descriptor import MediaType
 from buildkit_py.oci.reference import Reference
 
@@ -50,14 +50,13 @@ class RegistryExporter:
         repositories = list(
             dict.fromkeys(replace(name, tag=None, digest=None) for name in options.names)
         )
-        push_layers(
-            client,
-            self._store,
-            repositories,
-            list(dict.fromkeys(snapshots)),
-            options.variant,
-            _progress(request.report),
+        how = LayerPush(
+            client=client,
+            store=self._store,
+            variant=options.variant,
+            progress=_progress(request.report),
         )
+        push_layers(how, repositories, list(dict.fromkeys(snapshots)))
         assembly = assemble_images(self._store, request, options)
         by_digest = flag(attributes, "push-by-digest")
         for name in options.names:

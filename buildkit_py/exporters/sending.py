@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from buildkit_py.oci.manifest import parse_manifest
@@ -37,13 +37,23 @@ def note_pushed(
             store.images.note_digest(replace(repository, digest=document.digest), config.digest)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerPush:
+    """How layers are sent. `watch` is called while one is compressed, and may raise to end that.
+
+    `labels` are ids of snapshots in progress, where their blobs' digests shall not be.
+    """
+
+    client: RegistryClient
+    store: Store
+    variant: Variant
+    progress: Progress
+    watch: Callable[[], None] | None = None
+    labels: Mapping[int, str] = field(default_factory=dict)
+
+
 def push_layers(
-    client: RegistryClient,
-    store: Store,
-    repositories: Sequence[Reference],
-    snapshots: Sequence[int],
-    variant: Variant,
-    progress: Progress,
+    how: LayerPush, repositories: Sequence[Reference], snapshots: Sequence[int]
 ) -> None:
     """Send the top layers of snapshots to repositories; the later ones mount from the first."""
     from buildkit_py.registry.transfer import push_blobs  # noqa: PLC0415
@@ -51,24 +61,31 @@ def push_layers(
     sent: dict[str, str] = {}
     for repository in repositories:
         neighbours = (sent[repository.domain],) if repository.domain in sent else ()
-        jobs = [
-            _preparer(store, snapshot, variant, repository, neighbours) for snapshot in snapshots
-        ]
-        push_blobs(client, repository, jobs, progress)
+        jobs = [_preparer(how, snapshot, repository, neighbours) for snapshot in snapshots]
+        push_blobs(how.client, repository, jobs, how.progress)
         sent.setdefault(repository.domain, repository.path)
 
 
 def _preparer(
-    store: Store,
-    snapshot: int,
-    variant: Variant,
-    repository: Reference,
-    neighbours: tuple[str, ...],
+    how: LayerPush, snapshot: int, repository: Reference, neighbours: tuple[str, ...]
 ) -> Callable[[], PushBlob]:
-    def prepare() -> PushBlob:
-        from buildkit_py.registry.transfer import PushBlob  # noqa: PLC0415
+    label = how.labels.get(snapshot, "")
+    store = how.store
 
-        blob = store.snapshots.layer(snapshot, variant)
+    def prepare() -> PushBlob:
+        from buildkit_py.registry.early import EarlyUpload  # noqa: PLC0415
+        from buildkit_py.registry.transfer import PushBlob, TransferStatus  # noqa: PLC0415
+
+        def report(current: int) -> None:
+            if label:
+                how.progress(TransferStatus(id=label, action="pushing", current=current))
+
+        early = EarlyUpload(how.client, repository, report)
+        try:
+            blob = store.snapshots.layer(snapshot, how.variant, how.watch, early.begin)
+        except BaseException:
+            early.cancel()
+            raise
 
         def open_at(offset: int) -> Iterator[bytes]:
             store.snapshots.ensure_blob(snapshot, blob)
@@ -81,6 +98,8 @@ def _preparer(
             descriptor=blob.descriptor,
             open_at=open_at,
             mount_from=(*neighbours, *_origin(blob, repository)),
+            label=label,
+            early=early,
         )
 
     return prepare

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from buildkit_py.digest import sha256
 from buildkit_py.errors import ContentError, NoSuchImage, UsageError
-from buildkit_py.exporters.sending import note_pushed, push_document, push_layers
+from buildkit_py.exporters.sending import LayerPush, note_pushed, push_document, push_layers
 from buildkit_py.oci.assemble import AssembledIndex, assemble_index, convert_layer, go_json
 from buildkit_py.oci.descriptor import Descriptor, MediaType
 from buildkit_py.oci.manifest import Manifest, manifest_to_json, parse_manifest
 from buildkit_py.oci.reference import parse_reference
-from buildkit_py.registry.transfer import no_progress
+from buildkit_py.registry.transfer import TransferStatus, no_progress
 from buildkit_py.store.layer import Variant
 from buildkit_py.store.lists import Entry, ImageList, ListStore
 
@@ -51,15 +51,17 @@ def push_stored(
     listed = _listed(job.store, source, platform)
     images = [job.store.images.get(entry.image) for entry in listed.entries]
     repository = replace(target, tag=None, digest=None)
-    snapshots = [item.id for image in images for item in job.store.snapshots.chain(image.snapshot)]
-    push_layers(
-        job.client,
-        job.store,
-        [repository],
-        list(dict.fromkeys(snapshots)),
-        job.variant,
-        job.progress,
+    labels = _labels(job.store, images)
+    for label in dict.fromkeys(labels.values()):
+        job.progress(TransferStatus(id=label, action="preparing"))
+    how = LayerPush(
+        client=job.client,
+        store=job.store,
+        variant=job.variant,
+        progress=job.progress,
+        labels=labels,
     )
+    push_layers(how, [repository], list(labels))
     described = [_push_one(job, repository, image) for image in images]
     if len(described) == 1 and not listed.several:
         data, descriptor = described[0]
@@ -71,6 +73,17 @@ def push_stored(
         config = Descriptor(media_type=MediaType.OCI_CONFIG, digest=image.id, size=0)
         note_pushed(job.store, repository, (descriptor, manifest), config)
     return replace(descriptor, size=len(data), platform=None)
+
+
+def _labels(store: Store, images: Sequence[StoredImage]) -> dict[int, str]:
+    """The layers of images, with the diff ids that progress calls them by, as docker does."""
+    return {
+        item.id: diff_id
+        for image in images
+        for item, diff_id in zip(
+            store.snapshots.chain(image.snapshot), image.config.diff_ids, strict=True
+        )
+    }
 
 
 def index_of(listed: ImageList, manifests: Sequence[Descriptor]) -> AssembledIndex:

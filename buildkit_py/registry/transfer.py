@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from buildkit_py.oci.reference import Reference
     from buildkit_py.platforms import Platform
     from buildkit_py.registry.client import ManifestAnswer, RegistryClient
+    from buildkit_py.registry.early import EarlyUpload
     from buildkit_py.store.content import ContentStore
 
 CONFIG_LIMIT = 16 << 20
@@ -33,7 +34,7 @@ _NO_SUCH_RANGE = 416
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransferStatus:
-    """Progress of one blob. `action`: downloading, pushing, exists, mounted, waiting."""
+    """Progress of one blob: preparing, waiting, downloading, pushing, exists, mounted."""
 
     id: str
     action: str
@@ -208,6 +209,9 @@ def fetch_layers(
 ) -> None:
     """Download all layers of a resolved image, several at a time."""
     unique = list({layer.digest: layer for layer in image.manifest.layers}.values())
+    for layer in unique:
+        if not content.has(layer.digest):
+            progress(TransferStatus(id=layer.digest, action="waiting", total=layer.size))
     run_parallel(
         client.transport.config.parallel,
         [_fetcher(client, image.reference, layer, content, progress) for layer in unique],
@@ -227,11 +231,16 @@ def _fetcher(
 # ------------------------------------------------------------------ push
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PushBlob:
-    """A blob to send. `open_at` is called only when its bytes are needed."""
+    """A blob to send. `open_at` is called only when its bytes are needed.
+
+    `label` is its id in progress, if not its digest; `early` may have sent it already.
+    """
 
     descriptor: Descriptor
     open_at: OpenAt
     mount_from: tuple[str, ...] = ()  # repositories of the same registry that may have it
+    label: str = ""
+    early: EarlyUpload | None = None
 
 
 def content_blob(
@@ -272,12 +281,11 @@ def push_blob(
 ) -> UploadResult:
     """Send one blob unless the repository has it."""
     descriptor = blob.descriptor
+    label = blob.label or descriptor.digest
 
     def report(current: int) -> None:
         progress(
-            TransferStatus(
-                id=descriptor.digest, action="pushing", current=current, total=descriptor.size
-            )
+            TransferStatus(id=label, action="pushing", current=current, total=descriptor.size)
         )
 
     result = upload_blob(
@@ -287,10 +295,11 @@ def push_blob(
         blob.open_at,
         mount_from=blob.mount_from,
         on_progress=report,
+        early=blob.early,
     )
     action = {"pushed": "pushing"}.get(result.kind, result.kind)
     note = result.source or ("push" if result.kind == "exists" else "")
-    progress(replace(_done(descriptor, action), note=note))
+    progress(replace(_done(descriptor, action), id=label, note=note))
     return result
 
 

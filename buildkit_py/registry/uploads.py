@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import urljoin
 
 from buildkit_py.errors import ContentError, RegistryError
@@ -19,6 +20,9 @@ from buildkit_py.registry.answers import push_scope, require
 from buildkit_py.registry.client import RegistryClient
 from buildkit_py.registry.endpoints import Endpoint
 from buildkit_py.registry.transport import RETRYABLE, ConnectionFailed, Request, Response
+
+if TYPE_CHECKING:
+    from buildkit_py.registry.early import EarlyUpload
 
 _SMALL = 1 << 20  # sent in one request
 _MAX_MOUNTS = 3
@@ -36,7 +40,7 @@ class UploadResult:
     source: str = ""
 
 
-class _SessionLost(Exception):
+class SessionLost(Exception):
     """The registry has forgotten an upload."""
 
 
@@ -48,11 +52,21 @@ def upload_blob(
     *,
     mount_from: tuple[str, ...] = (),
     on_progress: Callable[[int], None] | None = None,
+    early: EarlyUpload | None = None,
 ) -> UploadResult:
-    """Make sure that a repository has a blob. `mount_from` are paths in the same registry."""
+    """Make sure that a repository has a blob. `mount_from` are paths in the same registry.
+
+    `early` may have sent the bytes while they were made.
+    """
     if client.has_blob(reference, descriptor.digest):
+        if early is not None:
+            early.cancel()
         return UploadResult(kind="exists")
-    upload = _Upload(client, reference, descriptor, open_at, on_progress)
+    upload = Upload(client, reference, descriptor, open_at, on_progress)
+    if early is not None and early.begun:
+        early.hand_over(upload)
+        upload.send()
+        return UploadResult(kind="pushed")
     for source in mount_from[:_MAX_MOUNTS]:
         if source != reference.path and upload.mount(source):
             return UploadResult(kind="mounted", source=source)
@@ -60,8 +74,80 @@ def upload_blob(
     return UploadResult(kind="pushed")
 
 
-class _Upload:
-    """One blob on its way. `location` is where the registry takes the next bytes."""
+class Session:
+    """An upload as the registry keeps it: `location` is where it takes the next bytes.
+
+    `sent` is how many it has, None if it must be asked.
+    """
+
+    def __init__(self, client: RegistryClient, reference: Reference) -> None:
+        self.client = client
+        self.reference = reference
+        self.end: Endpoint = client.endpoints.for_push(reference.domain)
+        self.scopes = push_scope(self.end, reference.path)
+        self.location: str | None = None
+        self.least_chunk = 0
+        self.sent: int | None = 0
+
+    def _begin(self) -> None:
+        url = self.end.url(self.reference.path, "blobs/uploads/")
+        request = Request(method="POST", url=url, body=b"")
+        with self.client.call(self.end, request, self.scopes) as response:
+            require(response, {202}, self.reference)
+            self._moved(response)
+            least = response.headers.get("oci-chunk-min-length", "")
+            self.least_chunk = int(least) if least.isdigit() and len(least) < 12 else 0
+
+    def stream(self, pieces: Callable[[], Iterator[bytes]]) -> None:
+        """Send what has no known size yet in one request, if the registry takes it so."""
+        self._begin()
+        if self.least_chunk or self.client.transport.config.chunk_size:
+            return
+        self.sent = None
+        request = Request(
+            method="PATCH",
+            url=self._place(),
+            headers={"Content-Type": "application/octet-stream"},
+            body=pieces,
+            retries=0,
+        )
+        with self.client.call(self.end, request, self.scopes) as response:
+            self._check(response, {201, 202, 204})
+            self._moved(response)
+
+    def _check(self, response: Response, good: set[int]) -> None:
+        if response.status in {404, 416}:
+            raise SessionLost
+        if response.status in RETRYABLE:
+            raise ConnectionFailed(
+                f"{self.reference.domain} answers {response.status}", status=response.status
+            )
+        require(response, good, self.reference)
+
+    def abandon(self) -> None:
+        """Tell the registry to forget what it has."""
+        if self.location is None:
+            return
+        location, self.location = self.location, None
+        try:
+            request = Request(method="DELETE", url=location, retries=0)
+            self.client.call(self.end, request, self.scopes).close()
+        except RegistryError:
+            return  # it only saves the registry some cleaning
+
+    def _moved(self, response: Response) -> None:
+        target = response.headers.get("location")
+        if target:
+            self.location = urljoin(response.url, target)
+
+    def _place(self) -> str:
+        if self.location is None:
+            raise RegistryError(f"{self.reference.domain} gives no place to upload to")
+        return self.location
+
+
+class Upload(Session):
+    """One blob on its way."""
 
     def __init__(
         self,
@@ -71,15 +157,10 @@ class _Upload:
         open_at: OpenAt,
         on_progress: Callable[[int], None] | None,
     ) -> None:
-        self.client = client
-        self.reference = reference
+        super().__init__(client, reference)
         self.descriptor = descriptor
         self.open_at = open_at
         self.on_progress = on_progress
-        self.end: Endpoint = client.endpoints.for_push(reference.domain)
-        self.scopes = push_scope(self.end, reference.path)
-        self.location: str | None = None
-        self.least_chunk = 0
 
     def mount(self, source: str) -> bool:
         """Ask for the blob of another repository. If refused, an upload may have begun."""
@@ -90,7 +171,7 @@ class _Upload:
         try:
             with self.client.call(self.end, request, scopes) as response:
                 if response.status == 202:
-                    self._abandon()
+                    self.abandon()
                     self._moved(response)
                 return response.status == 201
         except RegistryError:
@@ -104,10 +185,12 @@ class _Upload:
                 if self.location is None:
                     self._begin()
                     offset = 0
-                else:  # of a refused mount, or of the try before
-                    offset = self._received() if tries else 0
+                elif tries or self.sent is None:
+                    offset = self._received()
+                else:  # of a refused mount, or sent early
+                    offset = self.sent
                 self._send_from(offset)
-            except _SessionLost:
+            except SessionLost:
                 self.location = None
                 problem = RegistryError(
                     f"{self.reference.domain} lost an upload to {self.reference.familiar}"
@@ -120,15 +203,6 @@ class _Upload:
             if tries > self.client.transport.config.retries:
                 raise problem
             self.client.transport.pause(tries)
-
-    def _begin(self) -> None:
-        url = self.end.url(self.reference.path, "blobs/uploads/")
-        request = Request(method="POST", url=url, body=b"")
-        with self.client.call(self.end, request, self.scopes) as response:
-            require(response, {202}, self.reference)
-            self._moved(response)
-            least = response.headers.get("oci-chunk-min-length", "")
-            self.least_chunk = int(least) if least.isdigit() and len(least) < 12 else 0
 
     def _send_from(self, offset: int) -> None:
         size = self.descriptor.size
@@ -187,21 +261,12 @@ class _Upload:
         try:
             with self.client.call(self.end, request, self.scopes) as response:
                 self._check(response, {201, 204})
-        except (ConnectionFailed, _SessionLost):
+        except (ConnectionFailed, SessionLost):
             # the answer was lost, not the request
             if not self.client.has_blob(self.reference, self.descriptor.digest):
                 raise
         if self.on_progress is not None:
             self.on_progress(self.descriptor.size)
-
-    def _check(self, response: Response, good: set[int]) -> None:
-        if response.status in {404, 416}:
-            raise _SessionLost
-        if response.status in RETRYABLE:
-            raise ConnectionFailed(
-                f"{self.reference.domain} answers {response.status}", status=response.status
-            )
-        require(response, good, self.reference)
 
     def _received(self) -> int:
         """How many bytes the registry has of a cut upload; 0 after beginning a new one."""
@@ -213,26 +278,6 @@ class _Upload:
                 if have <= self.descriptor.size:
                     self._moved(response)
                     return have
-        self._abandon()
+        self.abandon()
         self._begin()
         return 0
-
-    def _abandon(self) -> None:
-        if self.location is None:
-            return
-        location, self.location = self.location, None
-        try:
-            request = Request(method="DELETE", url=location, retries=0)
-            self.client.call(self.end, request, self.scopes).close()
-        except RegistryError:
-            return  # it only saves the registry some cleaning
-
-    def _moved(self, response: Response) -> None:
-        target = response.headers.get("location")
-        if target:
-            self.location = urljoin(response.url, target)
-
-    def _place(self) -> str:
-        if self.location is None:
-            raise RegistryError(f"{self.reference.domain} gives no place to upload to")
-        return self.location

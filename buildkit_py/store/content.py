@@ -191,14 +191,14 @@ class BlobWriter:
         self._store = store
         self._expected = expected
         self._sync = sync
-        self._path = partial.path if partial else store.scratch()
+        self.path = partial.path if partial else store.scratch()
         self._kept = partial is not None
         self._algorithm = expected.digest.partition(":")[0] if expected else "sha256"
         self._hash = hashlib.new(self._algorithm)
         self._committed = False
         self.size = 0
         with explain_os_errors("cannot write to the store"):
-            self._file = partial.file if partial else self._path.open("xb")
+            self._file = partial.file if partial else self.path.open("xb")
             if partial:
                 while data := self._file.read(READ_SIZE):
                     self._hash.update(data)
@@ -215,6 +215,11 @@ class BlobWriter:
         with explain_os_errors("cannot write to the store"):
             self._file.write(data)
         return len(data)
+
+    def flush(self) -> None:
+        """Have in the file what was written so far."""
+        with explain_os_errors("cannot write to the store"):
+            self._file.flush()
 
     @property
     def digest(self) -> Digest:
@@ -237,7 +242,7 @@ class BlobWriter:
             digest=self.digest,
             size=self.size,
         )
-        self._store.adopt(self._path, found, synced=self._sync)
+        self._store.adopt(self.path, found, synced=self._sync)
         self._committed = True
         self._file.close()  # a partial download is locked until it has its new name
         return found
@@ -258,7 +263,7 @@ class BlobWriter:
         if self._committed:
             return
         if not self._kept or isinstance(error, ContentError) or not self.size:
-            self._path.unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
         with suppress(OSError):  # closing flushes, which on a full disk fails once more
             self._file.close()
 

@@ -34,6 +34,7 @@ from buildkit_py.oci.descriptor import (
 from buildkit_py.store.content import READ_SIZE, ContentStore
 from buildkit_py.store.database import Database
 from buildkit_py.store.failures import explain_os_errors
+from buildkit_py.store.growing import Follow, GrowingSink
 from buildkit_py.store.layer import Layer, LayerBlob, Variant
 from buildkit_py.store.locks import FileLock
 from buildkit_py.store.lost import LostLayers
@@ -261,9 +262,16 @@ class LayerStore:
         return source.digest, source.size
 
     def blob(
-        self, layer: Layer, variant: Variant, watch: Callable[[], None] | None = None
+        self,
+        layer: Layer,
+        variant: Variant,
+        watch: Callable[[], None] | None = None,
+        follow: Follow | None = None,
     ) -> LayerBlob:
-        """Descriptor and diff_id in a given form; makes the compressed blob if need be."""
+        """Descriptor and diff_id in a given form; makes the compressed blob if need be.
+
+        `follow` gets a large blob that is being made, to read it meanwhile.
+        """
         if layer.blob is not None and not variant.force:
             assert layer.diff_id is not None
             return LayerBlob(descriptor=layer.blob, diff_id=layer.diff_id, origin=layer.origin)
@@ -280,7 +288,7 @@ class LayerStore:
             stored = self._stored(layer, variant)
             if stored is not None and self._content.has(stored.descriptor.digest):
                 return stored
-            return self._make_blob(layer, variant, watch)
+            return self._make_blob(layer, variant, watch, follow)
 
     def _stored(self, layer: Layer, variant: Variant) -> LayerBlob | None:
         with self._db.explained():
@@ -298,15 +306,23 @@ class LayerStore:
         return LayerBlob(descriptor=descriptor, diff_id=Digest(row["diff_id"]))
 
     def _make_blob(
-        self, layer: Layer, variant: Variant, watch: Callable[[], None] | None
+        self,
+        layer: Layer,
+        variant: Variant,
+        watch: Callable[[], None] | None,
+        follow: Follow | None,
     ) -> LayerBlob:
         from buildkit_py.layers.compression import Compression, open_compressor  # noqa: PLC0415
 
-        with self._content.writer() as writer:
+        with (
+            self._content.writer() as writer,
+            GrowingSink(writer, follow) as growing,
+        ):
             compression = Compression(kind=variant.compression, level=variant.level)
-            with open_compressor(writer, compression) as compressor:
+            with open_compressor(growing, compression) as compressor:
                 out = compressor if watch is None else WatchedSink(compressor, watch)
                 tar = self._write_tar(layer, out, variant.clamp_mtime)
+            growing.end()
             annotations = getattr(compressor, "annotations", {})
             made = writer.commit(media_type=_MEDIA_TYPES[variant.compression])
         if variant.clamp_mtime is None:

@@ -43,6 +43,7 @@ from buildkit_py.store.trash import remove_unmounted
 
 if TYPE_CHECKING:
     from buildkit_py.layers.tar import Sink
+    from buildkit_py.store.growing import Follow
 
 __all__ = ["Active", "Snapshot", "SnapshotStore"]
 
@@ -350,14 +351,15 @@ class SnapshotStore:
         snapshot: int,
         variant: Variant | None = None,
         watch: Callable[[], None] | None = None,
+        follow: Follow | None = None,
     ) -> LayerBlob:
         """Descriptor and diff_id of the top layer in a given form.
 
         A layer that came from outside stays as it came, and is not fetched, unless the variant
         forces another form. A layer made here is compressed, once for each variant; `watch` is
-        called meanwhile and may raise to end that.
+        called meanwhile and may raise to end that, `follow` may read the blob meanwhile.
         """
-        return self.layers.blob(layer_of(self.get(snapshot)), variant or Variant(), watch)
+        return self.layers.blob(layer_of(self.get(snapshot)), variant or Variant(), watch, follow)
 
     def copy_blob(self, snapshot: int, blob: LayerBlob, out: Sink) -> None:
         """Write the bytes of what `layer` gave, verified."""

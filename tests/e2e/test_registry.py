@@ -127,7 +127,10 @@ def test_push_is_read_by_skopeo(pybuild: Pybuild, registry: RealRegistry) -> Non
 def test_second_push_sends_no_layer(pybuild: Pybuild, registry: RealRegistry) -> None:
     name = f"{registry.host}/team/out:1"
     imported(pybuild, name, {"a.txt": b"a"})
-    pybuild("push", name)
+    first = pybuild("push", name)
+    (layer,) = json.loads(pybuild("inspect", name).stdout)[0]["RootFS"]["Layers"]
+    short = layer.partition(":")[2][:12]
+    assert f"{short}: Preparing\n{short}: Pushed\n" in first.stdout
     done = pybuild("push", name)
     assert "Layer already exists" in done.stdout
     assert "Pushed" not in done.stdout

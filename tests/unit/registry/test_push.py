@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -15,75 +13,9 @@ from buildkit_py.oci.reference import Reference, parse_reference
 from buildkit_py.registry.config import RegistryConfig
 from buildkit_py.registry.transport import ConnectionFailed
 from buildkit_py.registry.uploads import UploadResult, upload_blob
-from tests.registries import Answer, Asked, ScriptedServer, digest, new_client
+from tests.registries import Answer, Asked, FakeRegistry, ScriptedServer, digest, new_client
 
 LARGE = bytes(range(256)) * 8192  # 2 MiB: more than is sent in one request
-
-
-@dataclass
-class FakeRegistry:
-    """Uploads as the distribution API has them; `break_at` loses the rest of a PATCH once."""
-
-    blobs: dict[str, bytes] = field(default_factory=dict)
-    elsewhere: dict[str, bytes] = field(default_factory=dict)
-    sessions: dict[str, bytes] = field(default_factory=dict)
-    break_at: int | None = None
-    forget: bool = False
-    lose_answer_to_put: bool = False
-    minimum_chunk: int = 0
-
-    def __call__(self, asked: Asked) -> Answer:
-        path = urlsplit(asked.path).path
-        query = {k: v[0] for k, v in parse_qs(urlsplit(asked.path).query).items()}
-        if path == "/v2/":
-            return Answer()
-        if "/uploads/" in path:
-            return self.upload(asked, path.rpartition("/")[2], query)
-        found = path.rpartition("/")[2] in self.blobs
-        return Answer(200 if found else 404)
-
-    def upload(  # noqa: PLR0911  (one for each kind of request)
-        self, asked: Asked, session: str, query: dict[str, str]
-    ) -> Answer:
-        if asked.method == "POST":
-            wanted = query.get("mount", "")
-            if wanted in self.elsewhere:
-                self.blobs[wanted] = self.elsewhere[wanted]
-                return Answer(201)
-            name = str(len(self.sessions))
-            self.sessions[name] = b""
-            headers = {"Location": f"/v2/team/app/blobs/uploads/{name}"}
-            if self.minimum_chunk:
-                headers["OCI-Chunk-Min-Length"] = str(self.minimum_chunk)
-            return Answer(202, headers=headers)
-        if session not in self.sessions:
-            return Answer(404)
-        if asked.method == "PATCH":
-            return self.patch(asked, session)
-        if asked.method == "GET":
-            last = max(0, len(self.sessions[session]) - 1)
-            return Answer(204, headers={"Range": f"0-{last}"})
-        if asked.method == "DELETE":
-            del self.sessions[session]
-            return Answer(204)
-        data = self.sessions.pop(session) + asked.body
-        if digest(data) != query["digest"]:
-            return Answer(400, b'{"errors":[{"code":"DIGEST_INVALID","message":"digest"}]}')
-        self.blobs[query["digest"]] = data
-        if self.lose_answer_to_put:
-            self.lose_answer_to_put = False
-            return Answer(503)
-        return Answer(201)
-
-    def patch(self, asked: Asked, session: str) -> Answer:
-        if self.break_at is not None:
-            self.sessions[session] += asked.body[: self.break_at]
-            self.break_at = None
-            if self.forget:
-                del self.sessions[session]
-            return Answer(503)
-        self.sessions[session] += asked.body
-        return Answer(202, headers={"Location": f"/v2/team/app/blobs/uploads/{session}"})
 
 
 def descriptor(data: bytes) -> Descriptor:
