@@ -15,18 +15,18 @@ import subprocess
 import sys
 import tempfile
 import threading
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from buildkit_py.errors import SandboxError, UnsupportedHost
-from buildkit_py.runtime.spec import to_wire
+from buildkit_py.runtime.spec import DirectoryTree, to_wire
+from buildkit_py.runtime.stubs import remove_stubs
 from buildkit_py.runtime.watch import NeverStarted, watch
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from buildkit_py.runtime.executor import ExitStatus, OnOutput, RunHooks
+    from buildkit_py.runtime.executor import ExitStatus, OnOutput, RunHooks, StubRecord
     from buildkit_py.runtime.spec import SandboxSpec
 
 _INLINE_LIMIT = 64 << 10
@@ -40,7 +40,7 @@ for name, path in (("buildkit_py", {package!r}), ("buildkit_py.runtime", {runtim
     module = sys.modules[name] = type(sys)(name)
     module.__path__ = [path]
 from buildkit_py.runtime.init import main
-main({fd}, namespaces={namespaces}, scratch={scratch!r})
+main({fd}, namespaces={namespaces}, parking={parking}, scratch={scratch!r})
 """
 
 
@@ -49,6 +49,7 @@ class NamespaceExecutor:
 
     name = "namespaces"
     _namespaces = True
+    _parking = True  # where the machine allows
 
     def __init__(self, *, scratch: str | os.PathLike[str] | None = None) -> None:
         self._scratch_parent = scratch
@@ -86,7 +87,7 @@ class NamespaceExecutor:
     ) -> ExitStatus:
         """Run to the end; see Executor."""
         for _again in range(_MOST_STARTS):
-            with suppress(NeverStarted):
+            try:
                 return self._run(
                     spec,
                     on_output=on_output,
@@ -95,6 +96,8 @@ class NamespaceExecutor:
                     timeout=timeout,
                     hooks=hooks,
                 )
+            except NeverStarted as error:
+                _start_over(spec, error.stubs)
         raise SandboxError("the sandbox program was killed", hint="is the machine out of memory?")
 
     def _run(
@@ -191,6 +194,7 @@ class NamespaceExecutor:
             runtime=os.fspath(runtime),
             fd=theirs.fileno(),
             namespaces=self._namespaces,
+            parking=self._parking,
             scratch=self._scratch,
         )
         with theirs:
@@ -226,6 +230,17 @@ class NamespaceExecutor:
 
     def _dead_server(self) -> SandboxError:
         return SandboxError("the sandbox program is gone", hint="was it killed?")
+
+
+def _start_over(spec: SandboxSpec, stubs: StubRecord) -> None:
+    """Make a root as it was before something was mounted on it."""
+    root = spec.root
+    if isinstance(root, DirectoryTree):
+        remove_stubs(root.path, stubs)
+    elif root.upper is not None and root.work is not None:
+        remove_stubs(root.upper, stubs)
+        shutil.rmtree(root.work)  # overlay does not take one again that was used
+        os.mkdir(root.work, 0o711)
 
 
 def in_initial_user_namespace() -> bool:

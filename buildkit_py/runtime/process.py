@@ -34,6 +34,9 @@ CHANGED_SIGNALS = (*IGNORED_SIGNALS, _signal.SIGPIPE, _signal.SIGXFSZ)
 _USER_FILE_LIMIT = 16 << 20
 _TIOCSCTTY = 0x540E
 
+NEXT_CANDIDATE = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)
+"""After these errors of execve the next directory of PATH is tried."""
+
 _BOUNDING: list[bool] = []
 _DROPPED: list[int] = []
 
@@ -50,10 +53,10 @@ class StepError(Exception):
 def become_process(spec: WireSpec, reply: _socket.socket, stdio: list[int], alive: int) -> None:
     """Take on the process's identity and execute it. Returns only by an exception."""
     process = spec["process"]
-    identity = _identity(process)
-    environment = _environment(process, identity)
+    identity = find_identity(process)
+    environment = make_environment(process, identity)
     _limit(process)
-    _working_directory(process["cwd"])
+    enter_working_directory(process["cwd"])
     os.setsid()
     if process["tty"]:
         stdio = _open_terminal(reply, stdio)
@@ -72,7 +75,8 @@ def become_process(spec: WireSpec, reply: _socket.socket, stdio: list[int], aliv
     _execute(process["arguments"], environment)
 
 
-def _identity(process: WireProcess) -> Identity:
+def find_identity(process: WireProcess) -> Identity:
+    """Who USER is, by the files of the root that we are in. Raises UnknownUser."""
     passwd, group = _read_user_file("/etc/passwd"), _read_user_file("/etc/group")
     return resolve_user(process["user"], passwd, group, tuple(process["extra_groups"]))
 
@@ -95,7 +99,8 @@ def _read_user_file(path: str) -> str:
         os.close(fd)
 
 
-def _environment(process: WireProcess, identity: Identity) -> dict[str, str]:
+def make_environment(process: WireProcess, identity: Identity) -> dict[str, str]:
+    """The variables, HOME among them."""
     environment: dict[str, str] = {}
     for entry in process["env"]:
         name, _, value = entry.partition("=")
@@ -118,15 +123,22 @@ def _limit(process: WireProcess) -> None:
             raise StepError("limits", f"cannot set resource limit {number}: {error}") from error
 
 
-def _working_directory(cwd: str) -> None:
+def enter_working_directory(cwd: str) -> None:
+    """Go there; it is made where it is missing. Raises StepError."""
     try:
         os.makedirs(cwd, 0o755, exist_ok=True)
         os.chdir(cwd)
         if not os.getcwd().startswith("/"):  # through /proc/self/fd to where no path leads
             raise StepError("cwd", f"working directory {cwd} is outside of the root")
     except OSError as error:
-        message = f"cannot change to working directory {cwd}: {error.strerror}"
-        raise StepError("cwd", message, error.errno or 0) from error
+        raise no_directory(cwd, error.errno or 0) from error
+
+
+def no_directory(cwd: str, number: int) -> StepError:
+    """Why the step cannot start there."""
+    return StepError(
+        "cwd", f"cannot change to working directory {cwd}: {os.strerror(number)}", number
+    )
 
 
 def _open_terminal(reply: _socket.socket, stdio: list[int]) -> list[int]:
@@ -147,18 +159,12 @@ def _take_stdio(stdio: list[int], uid: int) -> None:
     safe = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in stdio[:3]]
     for number, fd in enumerate(safe):
         os.dup2(fd, number, inheritable=True)
-        st = os.fstat(number)
-        if stat.S_ISCHR(st.st_mode) and st.st_rdev == os.makedev(1, 3):
-            # The host's /dev/null would be within reach of chmod through /proc/self/fd.
+        if is_null(number):
             own = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
             os.dup2(own, number, inheritable=True)
             os.close(own)
             continue
-        if uid and st.st_uid != uid and _is_ours(st):
-            try:
-                os.fchown(number, uid, -1)
-            except OSError:
-                pass  # a pipe of another user stays his
+        hand_over(number, uid)
     try:
         sc.close_range_cloexec(3)
     except OSError:
@@ -168,6 +174,22 @@ def _take_stdio(stdio: list[int], uid: int) -> None:
                     os.set_inheritable(int(name), False)
                 except OSError:
                     continue
+
+
+def is_null(fd: int) -> bool:
+    """The host's /dev/null, which would be within reach of chmod through /proc/self/fd."""
+    st = os.fstat(fd)
+    return stat.S_ISCHR(st.st_mode) and st.st_rdev == os.makedev(1, 3)
+
+
+def hand_over(fd: int, uid: int) -> None:
+    """Let a stream belong to the step's user, who may want to open it again by its path."""
+    st = os.fstat(fd)
+    if uid and st.st_uid != uid and _is_ours(st):
+        try:
+            os.fchown(fd, uid, -1)
+        except OSError:
+            pass  # a pipe of another user stays his
 
 
 def _is_ours(st: os.stat_result) -> bool:
@@ -218,19 +240,28 @@ def drop_bounding_set(wanted: int) -> int:
     """Give up, for good, all capabilities but these; the set that is left. Twice is no harm."""
     if _DROPPED[:1] == [wanted]:
         return _DROPPED[1]
-    kept = 0
-    for number, present in enumerate(_bounding_set()):
-        if not wanted >> number & 1:
-            try:
-                sc.prctl(sc.PR_CAPBSET_DROP, number)
-            except OSError as error:
-                if error.errno != errno.EPERM:  # without CAP_SETPCAP (chroot mode)
-                    raise
-                break
-        elif present:
-            kept |= 1 << number
+    kept, dropped = capabilities_of(wanted)
+    for number in dropped:
+        try:
+            sc.prctl(sc.PR_CAPBSET_DROP, number)
+        except OSError as error:
+            if error.errno != errno.EPERM:  # without CAP_SETPCAP (chroot mode)
+                raise
+            kept &= (1 << number) - 1
+            break
     _DROPPED[:] = [wanted, kept]
     return kept
+
+
+def capabilities_of(wanted: int) -> tuple[int, list[int]]:
+    """Those of a wanted set that can be had here, and the numbers of those to give up."""
+    kept, dropped = 0, []
+    for number, present in enumerate(_bounding_set()):
+        if not wanted >> number & 1:
+            dropped.append(number)
+        elif present:
+            kept |= 1 << number
+    return kept, dropped
 
 
 def _bounding_set() -> tuple[bool, ...]:
@@ -269,11 +300,15 @@ def _change_user(identity: Identity) -> None:
         os.setresgid(identity.gid, identity.gid, identity.gid)
         os.setresuid(identity.uid, identity.uid, identity.uid)
     except OSError as error:
-        why = error.strerror
-        if error.errno == errno.EINVAL:
-            why = "only one id is mapped in this user namespace"
-        message = f"cannot become user {identity.uid}:{identity.gid}: {why}"
-        raise StepError("user", message, error.errno or 0) from error
+        raise no_user(identity, error.errno or 0) from error
+
+
+def no_user(identity: Identity, number: int) -> StepError:
+    """Why the step cannot run as that user."""
+    why = os.strerror(number)
+    if number == errno.EINVAL:
+        why = "only one id is mapped in this user namespace"
+    return StepError("user", f"cannot become user {identity.uid}:{identity.gid}: {why}", number)
 
 
 def _become_reaper(reply: _socket.socket) -> None:
@@ -294,32 +329,39 @@ def _become_reaper(reply: _socket.socket) -> None:
 
 
 def _execute(arguments: list[str], environment: dict[str, str]) -> None:
-    name = arguments[0] if arguments else ""
-    if not name:
-        raise StepError("exec", "no command given", errno.ENOENT)
-    candidates = [name]
-    if "/" not in name:
-        path = environment.get("PATH", _DEFAULT_PATH)
-        candidates = [f"{part or '.'}/{name}" for part in path.split(":")]
-    failure = errno.ENOENT
-    for candidate in candidates:
+    errors = []
+    for candidate in candidates_of(arguments, environment):
         try:
             os.execve(candidate, arguments, environment)
         except OSError as error:
-            if error.errno not in {errno.ENOENT, errno.ENOTDIR}:
-                failure = error.errno or failure
-                if failure != errno.EACCES:
-                    break
-    raise StepError("exec", _exec_message(name, failure), failure)
+            errors.append(error.errno or 0)
+            if errors[-1] not in NEXT_CANDIDATE:
+                break
+    raise exec_failure(arguments[0], errors, exists=os.path.lexists(arguments[0]))
 
 
-def _exec_message(name: str, number: int) -> str:
+def candidates_of(arguments: list[str], environment: dict[str, str]) -> list[str]:
+    """The paths at which the program may be, in order. Raises StepError."""
+    name = arguments[0] if arguments else ""
+    if not name:
+        raise StepError("exec", "no command given", errno.ENOENT)
+    if "/" in name:
+        return [name]
+    path = environment.get("PATH", _DEFAULT_PATH)
+    return [f"{part or '.'}/{name}" for part in path.split(":")]
+
+
+def exec_failure(name: str, errors: list[int], *, exists: bool) -> StepError:
+    """Why none of the candidates could be executed; `exists` says whether that path is there."""
+    telling = [number for number in errors if number not in {errno.ENOENT, errno.ENOTDIR}]
+    number = telling[-1] if telling else errno.ENOENT
     if number == errno.ENOENT:
         if "/" not in name:
-            return f'exec: "{name}": executable file not found in $PATH'
-        if os.path.lexists(name):
-            return f'exec "{name}": its interpreter or loader is missing in the image'
-        return f'exec "{name}": no such file or directory'
-    if number == errno.ENOEXEC:
-        return f'exec "{name}": exec format error'
-    return f'exec "{name}": {os.strerror(number).lower()}'
+            return StepError("exec", f'exec: "{name}": executable file not found in $PATH', number)
+        missing = "its interpreter or loader is missing in the image"
+        why = missing if exists else "no such file or directory"
+    elif number == errno.ENOEXEC:
+        why = "exec format error"
+    else:
+        why = os.strerror(number).lower()
+    return StepError("exec", f'exec "{name}": {why}', number)

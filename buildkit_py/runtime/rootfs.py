@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from buildkit_py.runtime.spec import WireMount, WireSpec, WireTree
 
 _OPTION_LIMIT = 3800  # mount(2) takes one page of options; what exceeds it is cut silently
-_SAFE = sc.MS_NOSUID | sc.MS_NODEV | sc.MS_NOEXEC
-_DEVICES = (
+SAFE = sc.MS_NOSUID | sc.MS_NODEV | sc.MS_NOEXEC
+DEVICES = (
     ("null", 1, 3),
     ("zero", 1, 5),
     ("full", 1, 7),
@@ -30,15 +30,18 @@ _DEVICES = (
     ("urandom", 1, 9),
     ("tty", 5, 0),
 )
-_LINKS = (
+LINKS = (
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
     ("stdout", "/proc/self/fd/1"),
     ("stderr", "/proc/self/fd/2"),
     ("ptmx", "pts/ptmx"),
 )
+SCRATCH_FOLDERS = ("root", "empty", "files")
 _LINK_DEPTH = 40
-_DEV_OPTIONS = "mode=755,size=65536k"
+DEV_OPTIONS = "mode=755,size=65536k"
+PTS_OPTIONS = "newinstance,ptmxmode=0666,mode=0620"
+PTS_FLAGS = sc.MS_NOSUID | sc.MS_NOEXEC
 
 
 class Stubs:
@@ -254,7 +257,7 @@ def attributes_of(mount: WireMount) -> int:
 def mount_scratch(scratch: str) -> None:
     """A tmpfs to build the root in."""
     sc.mount("tmpfs", scratch, "tmpfs", sc.MS_NOSUID, "mode=700")
-    for name in ("root", "empty", "files"):
+    for name in SCRATCH_FOLDERS:
         os.mkdir(f"{scratch}/{name}", 0o755)
 
 
@@ -279,13 +282,13 @@ def mount_usual(root: int, spec: WireSpec, stubs: Stubs, *, prepared: bool) -> N
         mount_on(place, f"{scratch}/dev", None, sc.MS_MOVE)
     else:
         guard = 0 if spec["privileged"] else sc.MS_NODEV
-        mount_on(place, "tmpfs", "tmpfs", sc.MS_NOSUID | guard, _DEV_OPTIONS)
+        mount_on(place, "tmpfs", "tmpfs", sc.MS_NOSUID | guard, DEV_OPTIONS)
     os.close(place)
     dev = sc.openat2(root, "/dev", os.O_RDONLY | os.O_DIRECTORY, sc.RESOLVE_IN_ROOT)
     if not prepared:
         fill_dev(dev, scratch)
     shm = f"mode=1777,size={spec['shm_size']}"
-    sc.mount("shm", f"/proc/self/fd/{dev}/shm", "tmpfs", _SAFE, shm)
+    sc.mount("shm", f"/proc/self/fd/{dev}/shm", "tmpfs", SAFE, shm)
     os.close(dev)
     for device in spec["devices"]:
         _bind_device(root, device["path"], device["source"], stubs)
@@ -294,7 +297,7 @@ def mount_usual(root: int, spec: WireSpec, stubs: Stubs, *, prepared: bool) -> N
 def new_proc(target: str) -> None:
     """Mount /proc of this pid namespace."""
     try:
-        sc.mount("proc", target, "proc", _SAFE)
+        sc.mount("proc", target, "proc", SAFE)
     except sc.SyscallError as error:
         if error.errno != errno.EPERM:
             raise
@@ -309,7 +312,7 @@ def new_proc(target: str) -> None:
 def mount_sys(fd: int, readonly: int) -> None:
     """Mount /sys on an open place, and close that."""
     try:
-        mount_on(fd, "sysfs", "sysfs", _SAFE | readonly)
+        mount_on(fd, "sysfs", "sysfs", SAFE | readonly)
     except OSError:
         # A network namespace of another user namespace: all we may do is bind the old one.
         bits = 0xE | (sc.MOUNT_ATTR_RDONLY if readonly else 0)
@@ -328,7 +331,7 @@ def _mount_cgroups(root: int, readonly: int) -> None:
     except OSError:
         return
     try:
-        mount_on(place, "cgroup2", "cgroup2", _SAFE | readonly)
+        mount_on(place, "cgroup2", "cgroup2", SAFE | readonly)
     except OSError:
         pass  # not delegated to us: the directory stays as it is
     os.close(place)
@@ -340,19 +343,18 @@ def fill_dev(dev: int, scratch: str) -> None:
     A step may call mknod, as with docker, where a device cgroup guards the use. Here only the
     nodes bound from a tmpfs of ours work, and no cgroup is needed.
     """
-    for name, major, minor in _DEVICES:
+    for name, major, minor in DEVICES:
         _bind_node(dev, name, os.makedev(major, minor), scratch)
-    for name, link in _LINKS:
+    for name, link in LINKS:
         os.symlink(link, name, dir_fd=dev)
     for name in ("pts", "shm", "mqueue"):
         os.mkdir(name, dir_fd=dev)
     base = f"/proc/self/fd/{dev}"
-    options = "newinstance,ptmxmode=0666,mode=0620"
     try:
-        sc.mount("devpts", f"{base}/pts", "devpts", 0xA, options + ",gid=5")
+        sc.mount("devpts", f"{base}/pts", "devpts", PTS_FLAGS, PTS_OPTIONS + ",gid=5")
     except OSError:  # gid 5 is not mapped in a user namespace of one id
-        sc.mount("devpts", f"{base}/pts", "devpts", 0xA, options)
-    sc.mount("mqueue", f"{base}/mqueue", "mqueue", _SAFE)
+        sc.mount("devpts", f"{base}/pts", "devpts", PTS_FLAGS, PTS_OPTIONS)
+    sc.mount("mqueue", f"{base}/mqueue", "mqueue", SAFE)
 
 
 def _bind_node(dev: int, name: str, number: int, scratch: str) -> None:

@@ -15,6 +15,7 @@ from buildkit_py.runtime.attach import file_tree, mask
 from buildkit_py.runtime.defaults import DEFAULT_CAPABILITIES, MASKED_PATHS, READONLY_PATHS
 from buildkit_py.runtime.process import drop_bounding_set
 from buildkit_py.runtime.rootfs import (
+    DEV_OPTIONS,
     Stubs,
     fill_dev,
     make_target,
@@ -72,7 +73,7 @@ def prepare(scratch: str) -> None:
         os.mkdir(f"{scratch}/{name}", 0o755)
     new_proc(f"{scratch}/proc")
     flags = sc.MS_NOSUID | sc.MS_NODEV
-    sc.mount("tmpfs", f"{scratch}/dev", "tmpfs", flags, "mode=755,size=65536k")
+    sc.mount("tmpfs", f"{scratch}/dev", "tmpfs", flags, DEV_OPTIONS)
     dev = os.open(f"{scratch}/dev", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     fill_dev(dev, scratch)
     os.close(dev)

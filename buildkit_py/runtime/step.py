@@ -19,6 +19,8 @@ from buildkit_py.runtime.wire import send
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from buildkit_py.runtime.spec import WireSpec
 
 STEP_NAMESPACES = sc.CLONE_NEWNS | sc.CLONE_NEWIPC | sc.CLONE_NEWUTS
@@ -43,14 +45,21 @@ def run_step(
         send(reply, ("ready", stubs.made, stubs.before, stubs.after, warnings))
         stage = "process"
         become_process(spec, reply, stdio, alive)
-    except OSError as error:
+    except (OSError, StepError, UnknownUser) as error:
+        send(reply, problem(stage, error))
+
+
+def problem(stage: str, error: Exception) -> tuple[Any, ...]:
+    """An error before exec as a message for the parent."""
+    if isinstance(error, StepError):
+        return ("error", error.stage, error.number, "", "", str(error))
+    if isinstance(error, UnknownUser):
+        return ("error", "user", 0, "", "", str(error))
+    if isinstance(error, OSError):
         call = getattr(error, "syscall", "")
         path = error.filename if isinstance(error.filename, str) else ""
-        send(reply, ("error", stage, error.errno or 0, call, path, error.strerror or str(error)))
-    except StepError as error:
-        send(reply, ("error", error.stage, error.number, "", "", str(error)))
-    except UnknownUser as error:
-        send(reply, ("error", "user", 0, "", "", str(error)))
+        return ("error", stage, error.errno or 0, call, path, error.strerror or str(error))
+    return ("error", "internal", 0, "", "", f"{type(error).__name__}: {error}")
 
 
 # ------------------------------------------------------------------ surroundings

@@ -24,7 +24,12 @@ _DRAIN_SECONDS = 2.0
 
 
 class NeverStarted(SandboxError):
-    """The child that took a request was killed before it began: nothing has run."""
+    """The child that took a request was killed before it began: nothing has run.
+
+    `stubs` are the mount points that were made for it.
+    """
+
+    stubs = StubRecord()
 
 
 def watch(
@@ -160,11 +165,21 @@ class _Watcher:
                 self._terminal(fds[0], open_streams)
             case "error":
                 self.problem = message
+            case "lost":
+                self._lost()
             case "exited":
                 _kind, status, self.max_rss = message
                 self.status = os.waitstatus_to_exitcode(status)
             case _:
                 pass
+
+    def _lost(self) -> None:
+        if self.kill_wanted:
+            self.status = -signal.SIGKILL
+            return
+        error = NeverStarted("the sandbox program was killed")
+        error.stubs = self.stubs
+        raise error
 
     def _started(self, pidfd: int) -> None:
         self.pid, self.pidfd = _pid_of(pidfd), pidfd

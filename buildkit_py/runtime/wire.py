@@ -43,7 +43,7 @@ def decode(data: bytes, fds: list[int]) -> WireSpec:
 def send_rights(channel: _socket.socket, data: bytes, fds: list[int]) -> None:
     """Send bytes and descriptors."""
     rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))
-    channel.sendmsg([data], [rights])
+    channel.sendmsg([data], [rights] if fds else [])
 
 
 def send(reply: _socket.socket, message: tuple[Any, ...], fds: tuple[int, ...] = ()) -> None:

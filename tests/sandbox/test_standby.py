@@ -11,11 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from buildkit_py.runtime.init import children_of
+from buildkit_py.runtime.leftovers import children_of
 from buildkit_py.runtime.namespaces import NamespaceExecutor
-from tests.sandbox.harness import Rig
+from tests.sandbox.harness import Outcome, Rig
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.requires("overlay")]
+
+
+@pytest.fixture(params=["sharing memory", "forked"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How the child that stands by is made. Where none can share memory both are forks."""
+    kind = str(request.param)
+    monkeypatch.setattr(NamespaceExecutor, "_parking", kind != "forked")
+    return kind
 
 
 @pytest.fixture
@@ -54,6 +62,24 @@ def test_its_death_costs_nothing_but_a_moment(rig: Rig, server: int) -> None:
     for _round in range(8):
         os.kill(standby(server), signal.SIGKILL)
         assert rig.run("echo on").ok().output == "on\n"
+
+
+def test_its_death_after_it_was_told_what_to_run_costs_no_more(
+    rig: Rig, server: int, way: str
+) -> None:
+    """All is mounted and nothing has run: the step begins anew, as if for the first time."""
+    pid = standby(server)
+    os.kill(pid, signal.SIGSTOP)
+    done: list[Outcome] = []
+    thread = threading.Thread(target=lambda: done.append(rig.run("echo on; ls /etc")))
+    thread.start()
+    if way != "forked":  # a fork is told nothing, it reads the request itself
+        wait(lambda: len(children_of(server)) == 2)  # the next one stands by
+    os.kill(pid, signal.SIGKILL)
+    thread.join()
+    assert done[0].ok().output.splitlines()[0] == "on"
+    assert list(rig.directory(done[0].snapshot).iterdir()) == []
+    assert len(done[0].output.splitlines()) == 1 + len({"passwd", "group", "resolv.conf", "hosts"})
 
 
 def test_steps_that_it_cannot_serve_come_between_others(rig: Rig, server: int) -> None:
