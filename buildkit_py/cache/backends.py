@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 class CacheAccess:
     """What backends work with. `client` is called only by those that need a registry.
 
-    `mounts` packs the cache mounts of the build. Relative paths start at `directory`.
+    `mounts` packs the cache mounts of the build; `mount_ready` has the blob of one that comes from
+    an imported cache, or raises MountLost. Relative paths start at `directory`.
     """
 
     snapshots: SnapshotStore
@@ -34,6 +35,7 @@ class CacheAccess:
     directory: Path
     progress: Progress | None = None
     mounts: Callable[[], tuple[CachedMount, ...]] = tuple
+    mount_ready: Callable[[CachedMount], None] = lambda _: None
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -122,7 +124,19 @@ def _write(
     roots: Sequence[int],
     access: CacheAccess,
 ) -> Digest:
+    from buildkit_py.cache.mounts import MountLost  # noqa: PLC0415
+
     export = _collect(option, results, roots, access)
+    while True:
+        try:
+            return _send(option, export, access)
+        except MountLost as lost:
+            access.warn(lost.message)
+            mounts = tuple(item for item in export.config.mounts if item != lost.mount)
+            export = replace(export, config=replace(export.config, mounts=mounts))
+
+
+def _send(option: CacheOption, export: CacheExport, access: CacheAccess) -> Digest:
     form = option.form
     if option.kind == "local":
         from buildkit_py.cache.directory import write_directory  # noqa: PLC0415
@@ -190,4 +204,5 @@ def _collect(
     export = collect(chosen, access.snapshots, variant)
     if not option.flag("mounts"):
         return export
-    return replace(export, config=replace(export.config, mounts=access.mounts()))
+    config = replace(export.config, mounts=access.mounts())
+    return replace(export, config=config, ready=access.mount_ready)

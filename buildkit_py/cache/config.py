@@ -12,7 +12,7 @@ import json
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from buildkit_py.digest import Digest, canonical_json, parse_digest
@@ -49,11 +49,17 @@ class CachedResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachedMount:
-    """The contents of a cache mount: its name in the store, and the blob that holds them."""
+    """The contents of a cache mount: its name in the store, and the blob that holds them.
+
+    `owner` (uid, gid, mode) is the directory's own, None if the document does not say. `origin`
+    is where the blob can be fetched, where it was not packed here.
+    """
 
     name: str
     blob: Descriptor
     description: str
+    owner: tuple[int, int, int] | None = None
+    origin: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,11 +103,12 @@ def encode(config: CacheConfig) -> bytes:
 
 
 def _mount_to_json(mount: CachedMount) -> dict[str, Any]:
-    return {
+    out = {
         "name": mount.name,
         "description": mount.description,
         "blob": descriptor_to_json(mount.blob),
     }
+    return out if mount.owner is None else {**out, "owner": list(mount.owner)}
 
 
 def _mount_from_json(raw: Mapping[str, Any]) -> CachedMount:
@@ -112,7 +119,17 @@ def _mount_from_json(raw: Mapping[str, Any]) -> CachedMount:
         name=name,
         description=str(raw["description"]),
         blob=descriptor_from_json(raw["blob"]),
+        owner=_owner(raw.get("owner")),
     )
+
+
+def _owner(raw: Any) -> tuple[int, int, int] | None:
+    if raw is None:
+        return None
+    uid, gid, mode = (int(item) for item in raw)
+    if not 0 <= min(uid, gid) <= max(uid, gid) < (1 << 32) - 1:
+        raise ContentError("cache config is malformed: a mount has an invalid owner")
+    return uid, gid, mode & 0o7777
 
 
 def _layer_to_json(layer: CachedLayer) -> dict[str, Any]:
@@ -137,8 +154,12 @@ def decode(data: bytes) -> CacheConfig:
         mounts = tuple(_mount_from_json(item) for item in raw.get("pybuild.mounts", ()))
         results = _results(raw["records"], len(layers))
         return CacheConfig(layers=tuple(layers), results=results, mounts=mounts)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ContentError(f"cache config is malformed: {error!r}") from error
+    except KeyError as error:
+        raise ContentError(f"cache config is malformed: it has no {error}") from error
+    except json.JSONDecodeError as error:
+        raise ContentError(f"cache config is not valid JSON: {error}") from error
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ContentError("cache config is malformed: a value is of a wrong kind") from error
 
 
 def _layer_from_json(raw: Mapping[str, Any], index: int) -> CachedLayer:

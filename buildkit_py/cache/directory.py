@@ -71,6 +71,7 @@ def _write_blobs(
     for mount in export.config.mounts:
         place = blobs / hex_of(mount.blob.digest)
         if not place.exists():
+            export.ready(mount)
             with _Replacing(place) as out, snapshots.content.open(mount.blob.digest) as file:
                 shutil.copyfileobj(file, out)
     for data in (documents.config, documents.manifest):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from buildkit_py.cache.base import ExportedResult
-from buildkit_py.cache.config import CacheConfig, CachedLayer, CachedResult
+from buildkit_py.cache.config import CacheConfig, CachedLayer, CachedMount, CachedResult
 
 if TYPE_CHECKING:
     from buildkit_py.digest import Digest
@@ -17,10 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheExport:
-    """A config, and for each of its layers the snapshot that has it and the form it takes."""
+    """A config, and for each of its layers the snapshot that has it and the form it takes.
+
+    `ready` brings the blob of a mount into the content store, if it is not there.
+    """
 
     config: CacheConfig
     layers: tuple[tuple[int, LayerBlob], ...] = ()
+    ready: Callable[[CachedMount], None] = lambda _: None
 
 
 def choose_results(

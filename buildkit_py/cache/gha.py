@@ -154,12 +154,11 @@ def push_cache(cache: WorkflowCache, export: CacheExport, snapshots: SnapshotSto
     content, service = snapshots.content, cache.service
     known = cache.listing(_BLOB) if cache.listing is not None else None
 
-    def send(descriptor: Descriptor, make: Callable[[], None] | None) -> None:
+    def send(descriptor: Descriptor, make: Callable[[], None]) -> None:
         key = _BLOB + descriptor.digest
         if key in known if known is not None else service.load(key) is not None:
             return
-        if make is not None:
-            make()
+        make()
         with suppress(AlreadyThere):  # another job sends it just now
             service.save(key, partial(content.open, descriptor.digest), descriptor.size)
 
@@ -169,7 +168,10 @@ def push_cache(cache: WorkflowCache, export: CacheExport, snapshots: SnapshotSto
             pool.submit(send, blob.descriptor, partial(snapshots.ensure_blob, snapshot, blob))
             for snapshot, blob in layers.values()
         ]
-        sent += [pool.submit(send, item.blob, None) for item in export.config.mounts]
+        sent += [
+            pool.submit(send, item.blob, partial(export.ready, item))
+            for item in export.config.mounts
+        ]
         for future in sent:
             future.result()
     config = encode(export.config)

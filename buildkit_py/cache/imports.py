@@ -79,11 +79,13 @@ class ImportedCache:
         chain = loaded.config.chain(found.layer)
         return any(layer.blob is not None and layer.blob.digest in self._lost for layer in chain)
 
-    def mounts(self) -> tuple[tuple[CachedMount, ...], str]:
-        """The cache mounts that come with it, and where their blobs are."""
+    def mounts(self) -> tuple[CachedMount, ...]:
+        """The cache mounts that come with it."""
         self._records()
         loaded = self._loaded
-        return ((), "") if loaded is None else (loaded.config.mounts, loaded.origin)
+        if loaded is None:
+            return ()
+        return tuple(replace(item, origin=loaded.origin) for item in loaded.config.mounts)
 
     def _records(self) -> Mapping[Digest, CachedResult]:
         with self._guard:

@@ -1,19 +1,20 @@
 """Cache mounts that travel: `mounts=true` of `--cache-to` and `--cache-from`.
 
-The contents of `RUN --mount=type=cache` become blobs beside an exported cache, one a directory,
-and fill the directories of another machine that have never been used there. A directory in use,
-or one that is there already, is left alone: nothing that a step is writing to is read or replaced.
+The contents of `RUN --mount=type=cache` become blobs beside an exported cache, one a directory. On
+another machine they fill directories that have never been used there, when a step runs that mounts
+them and not before. A directory in use, or one that is there already, is left alone: nothing that
+a step is writing to is read or replaced.
 """
 
 from __future__ import annotations
 
 import os
-import secrets
-import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from buildkit_py.cache.config import CachedMount
+from buildkit_py.errors import PybuildError
 from buildkit_py.oci.descriptor import Descriptor, MediaType
 from buildkit_py.store.failures import explain_os_errors
 from buildkit_py.store.locks import FileLock
@@ -21,36 +22,67 @@ from buildkit_py.store.locks import FileLock
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from buildkit_py.cache.exports import Warn
     from buildkit_py.store.content import ContentStore
     from buildkit_py.store.database import Database
 
 _DESCRIPTION = "cache mount "
 
 
-def export_mounts(
-    ids: Collection[str], database: Database, content: ContentStore
-) -> tuple[CachedMount, ...]:
-    """Pack the directories of some mount ids into blobs of the content store."""
-    found: list[CachedMount] = []
-    wanted = {_DESCRIPTION + item for item in ids}
-    rows = database.connection().execute("SELECT id, directory, description FROM cache_mounts")
-    for row in rows.fetchall():
-        if row["description"] not in wanted or "." in row["id"]:
-            continue
-        database.protect("cache-mount", [row["id"]])
-        lock = FileLock(database.paths.lock(f"cache-{row['id']}"))
-        directory = database.paths.cache_mounts / row["directory"]
+class MountLost(PybuildError):
+    """The contents of an imported mount, which would have been exported again, are gone."""
+
+    def __init__(self, mount: CachedMount, reason: str) -> None:
+        super().__init__(f"{mount.description} was not exported: {reason}")
+        self.mount = mount
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountPacker:
+    """Packs the directories of some mount ids into blobs of the content store."""
+
+    ids: Collection[str]
+    database: Database
+    content: ContentStore
+    warn: Warn
+
+    def pack(self) -> tuple[CachedMount, ...]:
+        """Those that nobody uses; of the others a warning tells."""
+        found: list[CachedMount] = []
+        connection = self.database.connection()
+        rows = connection.execute("SELECT id, directory, description FROM cache_mounts")
+        for row in rows.fetchall():
+            if self.wants(row["description"]) and "." not in row["id"]:
+                packed = self._pack(row["id"], row["directory"], row["description"])
+                found += [] if packed is None else [packed]
+        return tuple(found)
+
+    def wants(self, description: str) -> bool:
+        """Whether a mount is one of the build's."""
+        return description.removeprefix(_DESCRIPTION) in self.ids
+
+    def _pack(self, name: str, folder: str, description: str) -> CachedMount | None:
+        self.database.protect("cache-mount", [name])
+        lock = FileLock(self.database.paths.lock(f"cache-{name}"))
+        directory = self.database.paths.cache_mounts / folder
         if not lock.try_acquire():
-            continue
+            self.warn(f"{description} was not exported: another build is using it")
+            return None
         try:
-            if directory.is_dir():
-                blob = _pack(directory, content)
-                found.append(
-                    CachedMount(name=row["id"], blob=blob, description=row["description"])
-                )
+            if not directory.is_dir():
+                return None
+            status = directory.stat()
+            return CachedMount(
+                name=name,
+                blob=_pack(directory, self.content),
+                description=description,
+                owner=(status.st_uid, status.st_gid, status.st_mode & 0o7777),
+            )
+        except PybuildError as error:
+            self.warn(f"{description} was not exported: {error.message}")
+            return None
         finally:
             lock.release()
-    return tuple(found)
 
 
 def _pack(directory: Path, content: ContentStore) -> Descriptor:
@@ -63,47 +95,56 @@ def _pack(directory: Path, content: ContentStore) -> Descriptor:
         return writer.commit(media_type=MediaType.OCI_LAYER_GZIP)
 
 
-def import_mounts(
-    mounts: Sequence[CachedMount],
-    ids: Collection[str],
-    database: Database,
-    content: ContentStore,
-    fetch: Callable[[Descriptor], None],
-) -> int:
-    """Fill directories that have never been used here; says how many. Raises PybuildError."""
-    wanted = {_DESCRIPTION + item for item in ids}
-    done = 0
-    for mount in mounts:
-        if mount.description in wanted and not _known(database, mount.name):
-            with FileLock(database.paths.lock(f"cache-{mount.name}")):
-                if not _known(database, mount.name):
-                    fetch(mount.blob)
-                    _unpack(mount, database, content)
-                    done += 1
-    return done
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountSource:
+    """The mounts of imported caches, by name. `mounts` reads the documents when first asked."""
 
+    mounts: Callable[[], Collection[CachedMount]]
+    database: Database
+    content: ContentStore
+    fetch: Callable[[Descriptor, str], None]
+    warn: Warn
 
-def _known(database: Database, name: str) -> bool:
-    found = database.connection().execute("SELECT 1 FROM cache_mounts WHERE id = ?", (name,))
-    return found.fetchone() is not None
+    def __call__(self, name: str) -> Path | None:
+        """A new directory with the contents of a mount; None if no cache has it."""
+        for mount in self.mounts():
+            if mount.name != name:
+                continue
+            try:
+                self.fetch(mount.blob, mount.origin)
+                return self._unpack(mount)
+            except PybuildError as error:
+                self.warn(f"cannot import the {mount.description}: {error.message}")
+        return None
 
+    def ready(self, mount: CachedMount) -> None:
+        """Have the blob of a mount that is exported again. Raises MountLost."""
+        if not mount.origin:
+            return
+        try:
+            self.fetch(mount.blob, mount.origin)
+        except PybuildError as error:
+            raise MountLost(mount, error.message) from error
 
-def _unpack(mount: CachedMount, database: Database, content: ContentStore) -> None:
-    from buildkit_py.layers.apply import apply_layer  # noqa: PLC0415
-    from buildkit_py.layers.compression import open_decompressor  # noqa: PLC0415
+    def _unpack(self, mount: CachedMount) -> Path:
+        from buildkit_py.layers.apply import apply_layer  # noqa: PLC0415
+        from buildkit_py.layers.compression import open_decompressor  # noqa: PLC0415
+        from buildkit_py.store.trash import remove_tree  # noqa: PLC0415
 
-    folder = database.scratch("c")
-    with explain_os_errors("cannot write to the store"):
-        folder.mkdir(mode=0o755)
-    with content.open(mount.blob.digest) as file, open_decompressor(file) as stream:
-        apply_layer(stream, folder)
-    chosen = secrets.token_hex(6)
-    now = time.time()
-    database.protect("cache-mount", [mount.name])
-    with database.transaction() as connection, explain_os_errors("cannot write to the store"):
-        os.rename(folder, database.paths.cache_mounts / chosen)
-        connection.execute(
-            "INSERT INTO cache_mounts (id, directory, description, created, last_used)"
-            " VALUES (?, ?, ?, ?, ?)",
-            (mount.name, chosen, mount.description, now, now),
-        )
+        folder = self.database.scratch("c")
+        with explain_os_errors("cannot write to the store"):
+            folder.mkdir(mode=0o755)
+        try:
+            with (
+                self.content.open(mount.blob.digest) as file,
+                open_decompressor(file) as stream,
+                explain_os_errors("cannot write to the store"),
+            ):
+                apply_layer(stream, folder)
+                if mount.owner is not None:
+                    os.chown(folder, *mount.owner[:2])
+                    folder.chmod(mount.owner[2])
+        except BaseException:
+            remove_tree(folder)
+            raise
+        return folder

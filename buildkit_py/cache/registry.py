@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from buildkit_py.cache.config import CONFIG_LIMIT, CacheConfig, decode, merge
@@ -17,6 +17,7 @@ from buildkit_py.oci.descriptor import Descriptor, MediaType
 from buildkit_py.oci.manifest import Index, Manifest, parse_manifest
 
 if TYPE_CHECKING:
+    from buildkit_py.cache.config import CachedMount
     from buildkit_py.cache.exports import CacheExport
     from buildkit_py.digest import Digest
     from buildkit_py.oci.reference import Reference
@@ -39,7 +40,6 @@ def push_cache(
 ) -> Digest:
     """Send a cache: layers, config, and the manifest that names them. Raises RegistryError."""
     from buildkit_py.registry.transfer import (  # noqa: PLC0415
-        content_blob,
         memory_blob,
         no_progress,
         push_blobs,
@@ -51,10 +51,7 @@ def push_cache(
         _sender(snapshots, snapshot, blob, reference)
         for snapshot, blob in {b.descriptor.digest: (s, b) for s, b in export.layers}.values()
     ]
-    mounts = [
-        _mount_sender(content_blob(snapshots.content, mount.blob))
-        for mount in export.config.mounts
-    ]
+    mounts = [partial(_mount_blob, export, mount, snapshots) for mount in export.config.mounts]
     config = memory_blob(documents.config, documents.config_descriptor)
     push_blobs(client, reference, [*blobs, *mounts, lambda: config], progress or no_progress)
     document = parse_manifest(documents.manifest, documents.descriptor.media_type)
@@ -62,8 +59,14 @@ def push_cache(
     return documents.descriptor.digest
 
 
-def _mount_sender(blob: PushBlob) -> Callable[[], PushBlob]:
-    return lambda: blob
+def _mount_blob(export: CacheExport, mount: CachedMount, snapshots: SnapshotStore) -> PushBlob:
+    from buildkit_py.registry.transfer import PushBlob, content_blob  # noqa: PLC0415
+
+    def open_at(offset: int) -> Any:
+        export.ready(mount)  # only if the registry lacks it
+        return content_blob(snapshots.content, mount.blob).open_at(offset)
+
+    return PushBlob(descriptor=mount.blob, open_at=open_at)
 
 
 def _sender(snapshots: SnapshotStore, snapshot: int, blob: LayerBlob, reference: Reference) -> Any:

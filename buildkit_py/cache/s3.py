@@ -235,12 +235,11 @@ def push_cache(
     place = bucket.place
     content = snapshots.content
 
-    def send(descriptor: Descriptor, make: Callable[[], None] | None) -> None:
+    def send(descriptor: Descriptor, make: Callable[[], None]) -> None:
         key = place.prefix + place.blobs + descriptor.digest
         if bucket.keep(key, refresh):
             return
-        if make is not None:
-            make()
+        make()
         digits = hex_of(descriptor.digest)
         bucket.put(key, digits, lambda: _pieces(content, descriptor.digest), descriptor.size)
 
@@ -250,7 +249,10 @@ def push_cache(
             pool.submit(send, blob.descriptor, partial(snapshots.ensure_blob, snapshot, blob))
             for snapshot, blob in layers.values()
         ]
-        sent += [pool.submit(send, item.blob, None) for item in export.config.mounts]
+        sent += [
+            pool.submit(send, item.blob, partial(export.ready, item))
+            for item in export.config.mounts
+        ]
         for future in sent:
             future.result()
     config = encode(export.config)

@@ -197,10 +197,6 @@ class _Build:
             from buildkit_py.engine.dryrun import foresee  # noqa: PLC0415
 
             return foresee(self.ref, graph, tracker, shop, self._warnings, self.started)
-        if self.request.cache_from:
-            from buildkit_py.engine.remote_cache import fill_mounts  # noqa: PLC0415
-
-            fill_mounts(shop, graph)
         result = carry_out(
             lambda: self._solve_and_finish(outputs, compiled, tracker, shop),
             shop,

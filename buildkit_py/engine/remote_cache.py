@@ -9,19 +9,18 @@ from buildkit_py.cache.backends import CacheAccess, write_exports
 from buildkit_py.cache.backends import open_imports as open_backends
 from buildkit_py.cache.options import CacheOption, parse_export, parse_import
 from buildkit_py.digest import digest_of
-from buildkit_py.errors import PybuildError
 from buildkit_py.graph import BuildGraph, CacheMount, ExecOp
 from buildkit_py.progress.events import BuildWarning, VertexCompleted, VertexStarted
 
 if TYPE_CHECKING:
     from buildkit_py.cache.base import CacheBackend
     from buildkit_py.cache.config import CachedMount
+    from buildkit_py.cache.mounts import MountSource
     from buildkit_py.engine.build import BuildEnvironment
     from buildkit_py.engine.compile import Compiled
     from buildkit_py.engine.request import BuildRequest
     from buildkit_py.engine.workshop import Workshop
     from buildkit_py.graph import Vertex
-    from buildkit_py.oci.descriptor import Descriptor
     from buildkit_py.solver.solution import Solution
 
 _TRUE = frozenset({"1", "t", "T", "true", "True", "TRUE"})
@@ -42,26 +41,30 @@ def open_imports(shop: Workshop) -> tuple[CacheBackend, ...]:
     return tuple(open_backends(options, _access(shop)))
 
 
-def fill_mounts(shop: Workshop, graph: BuildGraph) -> None:
-    """Bring cache mounts that have never been used here from caches with `mounts=true`."""
-    from buildkit_py.cache.imports import ImportedCache  # noqa: PLC0415
-    from buildkit_py.cache.mounts import import_mounts  # noqa: PLC0415
-
+def imported_mounts(shop: Workshop) -> MountSource | None:
+    """The cache mounts of caches to import with `mounts=true`; None if there are none."""
     asked = [parse_import(text).flag("mounts") for text in shop.request.cache_from]
-    ids = mount_ids(graph)
-    for backend, wanted in zip(shop.imports, asked, strict=True):
-        if not (wanted and ids and isinstance(backend, ImportedCache)):
-            continue
-        mounts, origin = backend.mounts()
-        store = shop.env.store
+    backends = [item for item, wanted in zip(shop.imports, asked, strict=True) if wanted]
+    if not backends:
+        return None
+    from buildkit_py.cache.imports import ImportedCache  # noqa: PLC0415
+    from buildkit_py.cache.mounts import MountSource  # noqa: PLC0415
 
-        def fetch(blob: Descriptor, origin: str = origin) -> None:
-            shop.images.fetch(blob, origin)
+    def mounts() -> tuple[CachedMount, ...]:
+        return tuple(
+            mount
+            for backend in backends
+            if isinstance(backend, ImportedCache)
+            for mount in backend.mounts()
+        )
 
-        try:
-            import_mounts(mounts, ids, store.db, store.content, fetch)
-        except PybuildError as error:
-            _warn(shop, f"cannot import cache mounts of {backend.name}: {error.message}")
+    return MountSource(
+        mounts=mounts,
+        database=shop.env.store.db,
+        content=shop.env.store.content,
+        fetch=shop.images.fetch,
+        warn=lambda message: _warn(shop, message),
+    )
 
 
 def mount_ids(graph: BuildGraph) -> frozenset[str]:
@@ -118,17 +121,29 @@ def _warn(shop: Workshop, message: str) -> None:
 
 
 def _access(shop: Workshop, roots: tuple[Vertex, ...] = ()) -> CacheAccess:
-    def mounts() -> tuple[CachedMount, ...]:
-        from buildkit_py.cache.mounts import export_mounts  # noqa: PLC0415
+    source = imported_mounts(shop) if shop.imports else None
 
-        store = shop.env.store
-        return export_mounts(mount_ids(BuildGraph(roots=roots)), store.db, store.content)
+    def mounts() -> tuple[CachedMount, ...]:
+        from buildkit_py.cache.mounts import MountPacker  # noqa: PLC0415
+
+        packer = MountPacker(
+            ids=mount_ids(BuildGraph(roots=roots)),
+            database=shop.env.store.db,
+            content=shop.env.store.content,
+            warn=lambda message: _warn(shop, message),
+        )
+        found = {mount.name: mount for mount in packer.pack()}
+        for mount in () if source is None else source.mounts():
+            if packer.wants(mount.description):  # what no step needed is handed on unopened
+                found.setdefault(mount.name, mount)
+        return tuple(found.values())
 
     return CacheAccess(
         snapshots=shop.env.store.snapshots,
         client=lambda: shop.client,
         warn=lambda message: _warn(shop, message),
         mounts=mounts,
+        mount_ready=(lambda _: None) if source is None else source.ready,
         directory=shop.env.directory,
         environment=shop.env.environment,
     )

@@ -313,13 +313,22 @@ class Workshop:
             sources=MountSources(
                 snapshots=store.snapshots,
                 db=store.db,
-                caches=CacheMounts(paths=store.paths, db=store.db),
+                caches=CacheMounts(
+                    paths=store.paths, db=store.db, imported=self._imported_mounts()
+                ),
                 contexts=self._context_tree,
                 secrets=self.secrets,
             ),
             executor=self.executor,
             settings=settings,
         )
+
+    def _imported_mounts(self) -> Callable[[str], Path | None] | None:
+        if not self.imports:
+            return None
+        from buildkit_py.engine.remote_cache import imported_mounts  # noqa: PLC0415
+
+        return imported_mounts(self)
 
     def _failure_hook(self) -> Callable[[FailedStep], None] | None:
         if self.request.on_failure is None:

@@ -48,11 +48,15 @@ class CacheRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheMounts:
-    """The cache directories of a state root."""
+    """The cache directories of a state root.
+
+    `imported` gives a directory to start one with, by its name, or None.
+    """
 
     paths: StatePaths
     db: Database
     clock: Callable[[], float] = time.time
+    imported: Callable[[str], Path | None] | None = None
 
     def open(
         self,
@@ -134,6 +138,7 @@ class CacheMounts:
     ) -> Path:
         self.db.protect("cache-mount", [name])
         known = self._row(name)
+        new = known is None and not empty
         while known is not None and not empty:
             self._hold(known, stack)
             if self._row(name) == known and (self.paths.cache_mounts / known).is_dir():
@@ -144,7 +149,8 @@ class CacheMounts:
                 return self.paths.cache_mounts / known
             before, known = known, self._row(name)
             empty = known == before  # its directory is gone
-        made = self._make(name, request, known, stack)
+        imported = self.imported(name) if new and self.imported is not None else None
+        made = self._make(name, imported or self._fresh(request), request.mount.id, known, stack)
         if known is not None and made.name != known:
             replaced.append(known)
         return made
@@ -162,15 +168,10 @@ class CacheMounts:
         """Keep a directory from being swept while the step runs, also if it is replaced."""
         stack.enter_context(FileLock(self.paths.lock(mount_lock(directory)), shared=True))
 
-    def _make(self, name: str, request: CacheRequest, old: str | None, stack: ExitStack) -> Path:
-        """A new directory under this name; another process may have been faster."""
-        folder = self.db.scratch("c")
-        folder.mkdir(mode=0o755)
-        if request.fill is not None:
-            request.fill(folder)
-        mount = request.mount
-        os.chown(folder, mount.uid, mount.gid)
-        folder.chmod(mount.mode)
+    def _make(
+        self, name: str, folder: Path, mount: str, old: str | None, stack: ExitStack
+    ) -> Path:
+        """Put a directory under this name; another process may have been faster."""
         chosen = secrets.token_hex(6)
         self._hold(chosen, stack)
         now = self.clock()
@@ -184,6 +185,16 @@ class CacheMounts:
             connection.execute(
                 "INSERT OR REPLACE INTO cache_mounts (id, directory, description, created,"
                 " last_used) VALUES (?, ?, ?, ?, ?)",
-                (name, chosen, f"cache mount {mount.id}", now, now),
+                (name, chosen, f"cache mount {mount}", now, now),
             )
         return self.paths.cache_mounts / chosen
+
+    def _fresh(self, request: CacheRequest) -> Path:
+        folder = self.db.scratch("c")
+        folder.mkdir(mode=0o755)
+        if request.fill is not None:
+            request.fill(folder)
+        mount = request.mount
+        os.chown(folder, mount.uid, mount.gid)
+        folder.chmod(mount.mode)
+        return folder
