@@ -259,6 +259,8 @@ class _Build:
         for name in names:
             if name == "context":
                 shop.add_context(name, inputs.directory, inputs.matcher, keeps_owners=inputs.owned)
+                for text in inputs.lacks:
+                    shop.warn(text)
                 continue
             directory = Path(named[name].value)
             if not directory.is_dir():

@@ -44,6 +44,7 @@ class BuildInputs:
     modified: int | None = None
     path: Path | None = None
     owned: bool = False  # the files' owners count: an archive gave them
+    lacks: tuple[str, ...] = ()  # what of the archive could not be set
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +79,13 @@ def open_inputs(request: BuildRequest, sources: InputSources) -> Iterator[BuildI
         if text is not None:
             given = SourceFile(name="Dockerfile", text=decode(text, "the Dockerfile"))
         inputs = _inputs(request, sources, directory, given, remote=True)
-        yield replace(inputs, facts=found.facts, modified=found.modified, owned=found.owned)
+        yield replace(
+            inputs,
+            facts=found.facts,
+            modified=found.modified,
+            owned=found.owned,
+            lacks=found.lacks,
+        )
     finally:
         remove_tree(directory)
 

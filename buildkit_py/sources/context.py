@@ -32,7 +32,8 @@ class RemoteContext:
 
     `owned` says that the files have the owners that an archive gave them.
     `modified` (seconds) is the commit's time, the server's Last-Modified, or that of the newest
-    file. `facts` say what was fetched: `url`, `commit`, `digest`.
+    file. `facts` say what was fetched: `url`, `commit`, `digest`; `lacks` what of an archive could
+    not be set here.
     """
 
     directory: Path
@@ -40,6 +41,7 @@ class RemoteContext:
     modified: int | None = None
     owned: bool = False
     facts: Mapping[str, str] = field(default_factory=dict)
+    lacks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +94,7 @@ class ContextFetcher:
             modified=resolved.modified or found.modified,
             owned=found.owned,
             facts=facts,
+            lacks=found.lacks,
         )
 
 
@@ -103,17 +106,23 @@ def _from_stream(
     if not is_archive_head(head):
         return RemoteContext(directory=directory, dockerfile=_limited(joined, name), facts=facts)
     try:
-        modified = _unpack(joined, directory)
+        modified, lacks = _unpack(joined, directory)
     except ContentError as error:
         raise SourceError(
             f"cannot unpack the build context from {name}: {error.message}", hint=error.hint
         ) from error
     return RemoteContext(
-        directory=directory, modified=modified, owned=os.geteuid() == 0, facts=facts
+        directory=directory,
+        modified=modified,
+        owned=os.geteuid() == 0,
+        facts=facts,
+        lacks=lacks,
     )
 
 
-def _unpack(stream: _Joined, directory: Path) -> int | None:
+def _unpack(stream: _Joined, directory: Path) -> tuple[int | None, tuple[str, ...]]:
+    """The newest time among the files, and what of the archive could not be set."""
+    from buildkit_py.layers.attributes import lacks  # noqa: PLC0415
     from buildkit_py.layers.copy import TreeWriter  # noqa: PLC0415
     from buildkit_py.layers.extract import ExtractOptions, extract_archive  # noqa: PLC0415
 
@@ -121,11 +130,12 @@ def _unpack(stream: _Joined, directory: Path) -> int | None:
     options = ExtractOptions(owner=None if own[0] == 0 else own)
     with TreeWriter([], directory) as writer:
         extract_archive(stream, writer, b"/", options)
+        missing = lacks(writer.setter.squashed_owners, writer.setter.skipped_devices)
     newest = 0
     for folder, _, files in os.walk(directory):
         for name in files:
             newest = max(newest, int(os.lstat(os.path.join(folder, name)).st_mtime))
-    return newest or None
+    return newest or None, tuple(missing)
 
 
 def archive_time(stream: BinaryIO, directory: Path) -> int | None:
@@ -134,7 +144,7 @@ def archive_time(stream: BinaryIO, directory: Path) -> int | None:
     if not is_archive_head(head):
         return None
     directory.mkdir()
-    return _unpack(_Joined(head, stream), directory)
+    return _unpack(_Joined(head, stream), directory)[0]
 
 
 def is_archive_head(head: bytes) -> bool:

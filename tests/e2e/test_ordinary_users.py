@@ -7,10 +7,12 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -123,6 +125,44 @@ def test_examples_come_out_as_for_root(busybox: Pybuild, user: User) -> None:
         found = user(*words)
         if user.ranged or name != "link-ownership":
             assert found.startswith(expected), name
+
+
+@pytest.mark.parametrize(
+    ("dockerfile", "owned"),
+    [
+        ("FROM scratch\nCOPY file /\n", True),
+        ("FROM scratch\nADD inner.tar /\n", True),
+        ("FROM scratch\nCOPY --chown=7:7 file /\n", True),
+        ("FROM scratch\nCOPY --chown=0:0 Dockerfile /\n", False),
+    ],
+)
+def test_owners_that_cannot_be_kept_are_spoken_of_once(
+    user: User, dockerfile: str, owned: bool
+) -> None:
+    context = BytesIO()
+    with tarfile.open(fileobj=context, mode="w") as tar:
+        for name, data, owner in (
+            ("Dockerfile", dockerfile.encode(), 0),
+            ("file", b"x", 7 * ("COPY file" in dockerfile)),
+            ("inner.tar", archive_of("inside", 7), 0),
+        ):
+            tar.addfile(member(name, data, owner), BytesIO(data))
+    log = user("build", "--progress=plain", "-", stdin=context.getvalue())
+    expected = owned and not user.ranged
+    assert log.count("this user has one id only") == expected
+
+
+def archive_of(name: str, owner: int) -> bytes:
+    out = BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        tar.addfile(member(name, b"x", owner), BytesIO(b"x"))
+    return out.getvalue()
+
+
+def member(name: str, data: bytes, owner: int) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.size, info.uid, info.gid = len(data), owner, owner
+    return info
 
 
 @pytest.fixture(scope="module")
