@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from buildkit_py.digest import sha256
-from buildkit_py.errors import ContentError, NoSuchImage, UsageError
+from buildkit_py.errors import ContentError, NoSuchImage, RegistryError, UsageError
 from buildkit_py.exporters.sending import LayerPush, note_pushed, push_document, push_layers
 from buildkit_py.oci.assemble import AssembledIndex, assemble_index, convert_layer, go_json
 from buildkit_py.oci.descriptor import Descriptor, MediaType
@@ -54,6 +54,11 @@ def push_stored(
     labels = _labels(job.store, images)
     for label in dict.fromkeys(labels.values()):
         job.progress(TransferStatus(id=label, action="preparing"))
+    known = _known_there(job, target, images, listed)
+    if known is not None:
+        for label in dict.fromkeys(labels.values()):
+            job.progress(TransferStatus(id=label, action="exists", done=True, note="push"))
+        return known
     how = LayerPush(
         client=job.client,
         store=job.store,
@@ -62,16 +67,43 @@ def push_stored(
         labels=labels,
     )
     push_layers(how, [repository], list(labels))
-    described = [_push_one(job, repository, image) for image in images]
-    if len(described) == 1 and not listed.several:
-        data, descriptor = described[0]
-    else:
-        made = index_of(listed, [entry for _, entry in described])
-        data, descriptor = made.index, made.descriptor
+    described = [_described(job, image) for image in images]
+    data, descriptor = _named(listed, described)
+    for image, (manifest, entry) in zip(images, described, strict=True):
+        _push_one(job, repository, image, manifest, entry)
     push_document(job.client, target, data, descriptor)
-    for image, (_, manifest) in zip(images, described, strict=True):
+    for image, (_, entry) in zip(images, described, strict=True):
         config = Descriptor(media_type=MediaType.OCI_CONFIG, digest=image.id, size=0)
-        note_pushed(job.store, repository, (descriptor, manifest), config)
+        note_pushed(job.store, repository, (descriptor, entry), config)
+    return replace(descriptor, size=len(data), platform=None)
+
+
+def _named(
+    listed: ImageList, described: Sequence[tuple[bytes, Descriptor]]
+) -> tuple[bytes, Descriptor]:
+    """What the target leads to: the only manifest, or an index of all."""
+    if len(described) == 1 and not listed.several:
+        return described[0]
+    made = index_of(listed, [entry for _, entry in described])
+    return made.index, made.descriptor
+
+
+def _known_there(
+    job: StoredPush, target: Reference, images: Sequence[StoredImage], listed: ImageList
+) -> Descriptor | None:
+    """What the target leads to, if it is what a push would make of it.
+
+    Only a registry that has had these images is asked. One that has the manifest has all of it.
+    """
+    place = target.repository
+    if any(all(item.repository != place for item in image.digests) for image in images):
+        return None
+    data, descriptor = _named(listed, [_described(job, image) for image in images])
+    try:
+        if not job.client.leads_to(target, descriptor.digest):
+            return None
+    except (RegistryError, ContentError):
+        return None  # the push says what is wrong
     return replace(descriptor, size=len(data), platform=None)
 
 
@@ -121,24 +153,28 @@ def _listed(store: Store, source: str | Reference, platform: Platform | None) ->
     )
 
 
-def _push_one(
-    job: StoredPush, repository: Reference, image: StoredImage
-) -> tuple[bytes, Descriptor]:
-    """Send config and manifest (by digest) of one image."""
-    from buildkit_py.registry.transfer import memory_blob, push_blob  # noqa: PLC0415
-
+def _described(job: StoredPush, image: StoredImage) -> tuple[bytes, Descriptor]:
+    """The manifest of one image as it will be sent."""
     data, media_type = _manifest(job, image)
-    document = parse_manifest(data, media_type)
-    assert isinstance(document, Manifest)
-    push_blob(job.client, repository, memory_blob(image.config_bytes, document.config))
     descriptor = Descriptor(
-        media_type=document.media_type,
+        media_type=media_type,
         digest=sha256(data),
         size=len(data),
         platform=image.config.platform,
     )
-    push_document(job.client, replace(repository, digest=descriptor.digest), data, descriptor)
     return data, descriptor
+
+
+def _push_one(
+    job: StoredPush, repository: Reference, image: StoredImage, data: bytes, entry: Descriptor
+) -> None:
+    """Send config and manifest (by digest) of one image."""
+    from buildkit_py.registry.transfer import memory_blob, push_blob  # noqa: PLC0415
+
+    document = parse_manifest(data, entry.media_type)
+    assert isinstance(document, Manifest)
+    push_blob(job.client, repository, memory_blob(image.config_bytes, document.config))
+    push_document(job.client, replace(repository, digest=entry.digest), data, entry)
 
 
 def _manifest(job: StoredPush, image: StoredImage) -> tuple[bytes, str]:

@@ -23,7 +23,13 @@ from buildkit_py.oci.reference import Reference
 from buildkit_py.registry.answers import pull_scope, push_scope, require, verify_digest
 from buildkit_py.registry.auth import Authenticator
 from buildkit_py.registry.endpoints import Endpoint, Endpoints
-from buildkit_py.registry.transport import ConnectionFailed, Request, Response, Transport
+from buildkit_py.registry.transport import (
+    USER_AGENT,
+    ConnectionFailed,
+    Request,
+    Response,
+    Transport,
+)
 
 ACCEPT_MANIFESTS = ", ".join(
     (
@@ -89,6 +95,28 @@ class RegistryClient:
         if not digest or size is None:
             return self.manifest(reference).descriptor
         return Descriptor(media_type=kind, digest=parse_digest(digest), size=size)
+
+    def leads_to(self, reference: Reference, digest: Digest) -> bool:
+        """Whether the registry has that manifest under a tag."""
+        said = self._plain_digest(reference)
+        if said != digest:
+            there = self.head_manifest(reference)
+            return there is not None and there.digest == digest
+        return True
+
+    def _plain_digest(self, reference: Reference) -> str | None:
+        """What an open registry says by plain HTTP, where that is allowed."""
+        url = f"http://{reference.domain}/"
+        settings = self.transport.config.host(reference.domain)
+        if not (settings.http or settings.insecure) or self.transport.proxy(url) is not None:
+            return None
+        from buildkit_py.registry.light import plain_head  # noqa: PLC0415
+
+        path = f"/v2/{reference.path}/manifests/{quote(reference.tag or 'latest')}"
+        headers = {"Accept": ACCEPT_MANIFESTS, "User-Agent": USER_AGENT}
+        longest = self.transport.config.connect_timeout
+        found = plain_head(reference.domain, path, headers, longest)
+        return None if found is None else found.get("docker-content-digest")
 
     def put_manifest(self, reference: Reference, data: bytes, media_type: str) -> bool:
         """Store a manifest under a tag or digest. Says whether its subject was recorded."""

@@ -33,7 +33,7 @@ _LONGEST_WAIT = 60.0
 _CHUNK = 256 << 10
 _SLOW_AFTER = 120.0  # seconds before a body's average speed is judged
 _SLOWEST = 512  # bytes a second
-_USER_AGENT = "pybuild/0.1 (buildkit_py)"
+USER_AGENT = "pybuild/0.1 (buildkit_py)"
 
 Body = bytes | Callable[[], Iterable[bytes]] | None
 
@@ -229,7 +229,7 @@ class Transport:
     def _send(self, request: Request) -> Response:
         from urllib3 import exceptions
 
-        headers = {"User-Agent": _USER_AGENT, "Accept-Encoding": "identity", **request.headers}
+        headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **request.headers}
         body: Any = request.body
         if callable(body):
             body = body()
@@ -265,6 +265,10 @@ class Transport:
             if total <= 0:
                 raise TimedOut(f"{_host(request.url)}: no time is left")
         return Timeout(connect=config.connect_timeout, read=config.read_timeout, total=total)
+
+    def proxy(self, url: str) -> str | None:
+        """The proxy that requests for a URL go through."""
+        return proxy_for(url, self._environment)
 
     def _way(self, url: str) -> str:
         """The host, and the proxy in between, as messages name them."""

@@ -131,9 +131,32 @@ def test_second_push_sends_no_layer(pybuild: Pybuild, registry: RealRegistry) ->
     (layer,) = json.loads(pybuild("inspect", name).stdout)[0]["RootFS"]["Layers"]
     short = layer.partition(":")[2][:12]
     assert f"{short}: Preparing\n{short}: Pushed\n" in first.stdout
+    before = len(asked(registry))
     done = pybuild("push", name)
     assert "Layer already exists" in done.stdout
     assert "Pushed" not in done.stdout
+    assert done.stdout.splitlines()[-1] == first.stdout.splitlines()[-1]
+    (only,) = asked(registry)[before:]
+    assert only.startswith("HEAD /v2/team/out/manifests/1 ")
+
+
+def test_a_tag_that_leads_elsewhere_by_now_is_put_again(
+    pybuild: Pybuild, registry: RealRegistry
+) -> None:
+    name = f"{registry.host}/team/out:1"
+    imported(pybuild, name, {"a.txt": b"a"})
+    pybuild("push", name)
+    mine = inspect(registry, "team/out:1")["Digest"]
+    upload(pybuild, registry, "team/out:1")
+    assert inspect(registry, "team/out:1")["Digest"] != mine
+    pybuild("push", name)
+    assert inspect(registry, "team/out:1")["Digest"] == mine
+
+
+def asked(registry: RealRegistry) -> list[str]:
+    """Method and path of every request so far."""
+    lines = (registry.folder / "log").read_text().splitlines()
+    return [line.split('"')[1] for line in lines if " HTTP/1.1" in line and line[0].isdigit()]
 
 
 def test_pulled_image_is_pushed_under_its_own_digest_and_mounted(
