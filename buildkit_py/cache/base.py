@@ -72,6 +72,10 @@ class CacheStore(CacheBackend, Protocol):
         """Whether a step of that text is known to have been built, though not what it gave."""
         ...
 
+    def is_expired(self, key: Digest) -> bool:
+        """Whether a key has a record that is too old to be found."""
+        ...
+
     def files(self, content: str) -> Mapping[str, str] | None:
         """The file list that a content digest was taken of, if it was kept."""
         ...

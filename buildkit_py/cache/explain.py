@@ -11,35 +11,23 @@ import stat
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from buildkit_py.cache.differences import op_change, short
+
 if TYPE_CHECKING:
     from buildkit_py.cache.base import CacheRecord
 
+Cause: TypeAlias = tuple[str, bool]
 Files: TypeAlias = "Callable[[str], Mapping[str, str] | None]"
 
 FIRST_BUILD = "first build of this step"
+NEW_TIMES = "times of new files (SOURCE_DATE_EPOCH, --timestamps)"
+EXPIRED = "its record is older than --cache-ttl"
 REMOVED = "its record was removed from the cache"
-UNREMARKABLE = frozenset({FIRST_BUILD, REMOVED})  # of a source, which is fetched and not built
+UNREMARKABLE = frozenset(
+    {FIRST_BUILD, REMOVED, EXPIRED}
+)  # of a source, which is fetched and not built
 _KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "link"}
-_TIMES = frozenset({"mtime", "earliest"})
 _SHOWN_FILES = 3
-_SHOWN_VALUE = 40
-_LABELS = {
-    "cwd": "working directory",
-    "user": "user",
-    "network": "network mode",
-    "security": "security mode",
-    "hostname": "host name",
-    "mounts": "mounts",
-    "devices": "devices",
-    "hosts": "extra hosts",
-    "ulimits": "ulimits",
-    "shm_size": "size of /dev/shm",
-    "cgroup_parent": "parent cgroup",
-    "platform": "platform",
-    "heredocs": "here-document",
-    "arguments": "command",
-    "actions": "flags or destination",
-}
 
 
 def closest(parts: Mapping[str, Any], records: Sequence[CacheRecord]) -> CacheRecord | None:
@@ -70,13 +58,14 @@ def explain_miss(
     files: Files = lambda _: None,
     argument_names: frozenset[str] = frozenset(),
     no_cache: str = "",
-    causes: Sequence[str | None] = (),
+    causes: Sequence[Cause | None] = (),
     was_built: bool = False,
 ) -> str:
     """One line without the instruction's name; `describe_miss` puts that in front.
 
     `files` gives a list of files by the name that the parts have for it. `causes` says for each
-    input which instruction made it anew in this build, `no_cache` which option forbids the cache.
+    input which instruction gives it, and whether that made it anew in this build; `no_cache` which
+    option forbids the cache.
     """
     if no_cache:
         return no_cache
@@ -87,10 +76,10 @@ def explain_miss(
     reasons: tuple[Callable[[], str], ...] = (
         lambda: "" if same_command else _text_change(description, record.description),
         lambda: _env_change(parts["op"], before.get("op", {}), argument_names),
-        lambda: _op_change(parts["op"], before.get("op", {})),
+        lambda: op_change(parts["op"], before.get("op", {})),
         lambda: _files_change(parts, before, files),
         lambda: _input_change(parts["inputs"], before.get("inputs", ()), causes),
-        lambda: "times of new files" if parts["op"] != before.get("op", {}) else "",
+        lambda: NEW_TIMES if parts["op"] != before.get("op", {}) else "",
     )
     for reason in reasons:
         if found := reason():
@@ -115,7 +104,7 @@ def _same_command(op: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
 def _text_change(now: str, before: str) -> str:
     if not before or now == before:
         return ""
-    return f"the instruction was: {_short(before)}"
+    return f"the instruction was: {short(before)}"
 
 
 def _env_change(
@@ -130,38 +119,12 @@ def _env_change(
             continue
         kind = "ARG" if name in argument_names else "ENV"
         if name not in old:
-            changes.append(f"{kind} {name} is new ({_short(new[name])})")
+            changes.append(f"{kind} {name} is new ({short(new[name])})")
         elif name not in new:
             changes.append(f"{kind} {name} is gone")
         else:
-            changes.append(f"{kind} {name} {_short(old[name])} → {_short(new[name])}")
+            changes.append(f"{kind} {name} {short(old[name])} → {short(new[name])}")
     return ", ".join(changes[:_SHOWN_FILES]) or "order of the environment"
-
-
-def _op_change(op: Mapping[str, Any], before: Mapping[str, Any]) -> str:
-    if op.get("kind") == "image" and op.get("digest") != before.get("digest"):
-        return f"digest moved {_digits(before.get('digest'))} → {_digits(op.get('digest'))}"
-    op, before = _without_times(op), _without_times(before)
-    changed = [key for key in op if key not in {"env", "kind"} and op.get(key) != before.get(key)]
-    if not changed:
-        return ""
-    words = [_LABELS.get(key, key.replace("_", " ")) for key in changed]
-    key = changed[0]
-    now, then = op.get(key), before.get(key)
-    if len(changed) == 1 and isinstance(now, (str, int)) and isinstance(then, (str, int)):
-        return f"{words[0]} {_short(str(then))} → {_short(str(now))}"
-    return f"changed: {', '.join(words[:_SHOWN_FILES])}"
-
-
-def _without_times(op: Mapping[str, Any]) -> dict[str, Any]:
-    """Times follow from the base image or the epoch, which are said by themselves."""
-    out = {key: value for key, value in op.items() if key != "settle"}
-    if "actions" in out:
-        out["actions"] = [
-            {key: value for key, value in action.items() if key not in _TIMES}
-            for action in out["actions"]
-        ]
-    return out
 
 
 def _files_change(parts: Mapping[str, Any], before: Mapping[str, Any], files: Files) -> str:
@@ -272,25 +235,19 @@ def changed_files(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
 
 
 def _input_change(
-    inputs: Sequence[Any], before: Sequence[Any], causes: Sequence[str | None]
+    inputs: Sequence[Any], before: Sequence[Any], causes: Sequence[Cause | None]
 ) -> str:
     if len(inputs) != len(before):
         return "other inputs than before"
     for index, (here, there) in enumerate(zip(inputs, before, strict=True)):
         if here != there:
             cause = causes[index] if index < len(causes) else None
-            return f"follows {cause}" if cause else "the step before it has a new result"
+            if cause is None:
+                return "the step before it has a new result"
+            name, is_new = cause
+            return f"follows {name}" if is_new else f"{name} has another result than it had before"
     return ""
 
 
 def _variables(env: Sequence[str]) -> dict[str, str]:
     return {name: value for name, _, value in (item.partition("=") for item in env)}
-
-
-def _digits(digest: object) -> str:
-    return str(digest).partition(":")[2][:12] + "…"
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _SHOWN_VALUE else line[: _SHOWN_VALUE - 1] + "…"

@@ -118,14 +118,20 @@ class LocalCache:
             )
 
     def candidates(self, description: str, slot: str) -> Sequence[CacheRecord]:
-        """Earlier canonical records of the same place or text, newest first."""
+        """Earlier canonical records of the same place or text, newest first.
+
+        Those of the same build come before those that have but the text.
+        """
+        build = slot.rsplit("|", 2)[0] + "|"
         found: dict[str, CacheRecord] = {}
-        for column, value in (("slot", slot), ("description", description)):
-            if value:
+        for where, values in (
+            ("r.slot = ?", (slot,)),
+            ("r.description = ? AND substr(r.slot, 1, ?) = ?", (description, len(build), build)),
+            ("r.description = ?", (description,)),
+        ):
+            if values[0]:
                 rows = self._select(
-                    f"r.{column} = ? AND r.key = r.canonical",
-                    (value,),
-                    "ORDER BY r.created DESC LIMIT 6",
+                    f"{where} AND r.key = r.canonical", values, "ORDER BY r.created DESC LIMIT 6"
                 )
                 found.update({row["key"]: _record(row) for row in rows})
         return tuple(found.values())
@@ -137,6 +143,10 @@ class LocalCache:
                 "SELECT 1 FROM steps WHERE text = ? LIMIT 1", (description,)
             )
             return rows.fetchone() is not None
+
+    def is_expired(self, key: Digest) -> bool:
+        """Whether a record of a key is here, but older than `ttl`."""
+        return bool(self._ttl) and bool(self._select("r.key = ?", (key,)))
 
     def _select(
         self, where: str, values: tuple[object, ...], order: str = ""

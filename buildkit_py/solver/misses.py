@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from buildkit_py.digest import digest_of
-from buildkit_py.graph import ImageOp, MergeOp
+from buildkit_py.graph import ContextOp, ImageOp, MergeOp
 from buildkit_py.solver.earlier import earlier_result
 from buildkit_py.solver.solution import Origin
 
 if TYPE_CHECKING:
+    from buildkit_py.cache.explain import Cause
     from buildkit_py.cache.keys import CacheKey
     from buildkit_py.graph import Vertex
     from buildkit_py.solver.ports import Previous
@@ -50,14 +51,21 @@ def slot_of(scope: str, vertex: Vertex) -> str:
 
 def study(session: Session, vertex: Vertex, key: CacheKey) -> Miss:
     """Compare a key that was not found with records of the same step."""
-    from buildkit_py.cache.explain import closest, explain_miss  # noqa: PLC0415  # misses only
+    from buildkit_py.cache.explain import (  # noqa: PLC0415  # misses only
+        EXPIRED,
+        REMOVED,
+        closest,
+        explain_miss,
+    )
 
     lists, files = _file_lists(session, vertex, key)
     parts = {**key.parts, "lists": lists}
     records = session.cache.candidates(
         description_of(vertex), slot_of(session.settings.scope, vertex)
     )
-    best = closest(key.parts, records)
+    scope = f"{session.settings.scope}|"
+    own = [record for record in records if record.slot.startswith(scope)]
+    best = closest(key.parts, own) or closest(key.parts, records)
     reason = _of_linked(session, vertex) or explain_miss(
         description_of(vertex),
         parts,
@@ -69,8 +77,12 @@ def study(session: Session, vertex: Vertex, key: CacheKey) -> Miss:
         was_built=best is None
         and session.cache.was_built(vertex.options.written or description_of(vertex)),
     )
+    if reason == REMOVED and session.cache.is_expired(key.digest):
+        reason = EXPIRED
+    same = [record for record in records if record.parts.get("op") == key.parts["op"]]
+    base = closest(key.parts, same)
     selections = [counted.selections for counted in session.maps[vertex.digest].inputs]
-    previous = earlier_result(session.cache, parts, best, selections, files)
+    previous = earlier_result(session.cache, parts, base, selections, files)
     return Miss(reason=reason, previous=previous, lists=lists, files=files)
 
 
@@ -118,15 +130,15 @@ def _file_lists(
     return names, found
 
 
-def _causes(session: Session, vertex: Vertex) -> list[str | None]:
-    """For each input: the instruction whose new result it is, if it was not found either."""
-    out: list[str | None] = []
+def _causes(session: Session, vertex: Vertex) -> list[Cause | None]:
+    """For each input: the instruction whose result it is, and whether it was not found either."""
+    out: list[Cause | None] = []
     for item in vertex.inputs:
         outcome = None if item is None else session.outcomes.get(item.digest)
-        if item is None or outcome is None or not outcome.reason:
+        if item is None or outcome is None or isinstance(item.op, ContextOp):
             out.append(None)
         else:
-            out.append(_named(item))
+            out.append((_named(item), bool(outcome.reason)))
     return out
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -237,6 +238,55 @@ def test_a_working_directory_counts_by_path_and_by_what_is_below(
     assert again(busybox, context(text.format(1, "/two"))) == {"WORKDIR /two"}
     assert "WORKDIR /two" in again(busybox, context(text.format(2, "/two")))
     assert again(busybox, context(text.format(1, "/one"))) == set()
+
+
+def explained(pybuild: Pybuild, app: Path, *options: str) -> list[str]:
+    said = pybuild("build", "--explain", "--progress=plain", *options, app).stderr
+    return [line.removeprefix("ran: ") for line in said.splitlines() if line.startswith("ran: ")]
+
+
+def test_a_record_that_is_too_old_is_said_to_be(busybox: Pybuild, context: Context) -> None:
+    app = context("FROM busybox\nRUN echo hello\n")
+    busybox("build", app)
+    time.sleep(1.1)
+    assert explained(busybox, app, "--cache-ttl=1s") == [
+        "RUN echo hello: its record is older than --cache-ttl"
+    ]
+
+
+def test_a_miss_is_compared_with_the_same_build_first(busybox: Pybuild, context: Context) -> None:
+    app = context("FROM busybox\nCOPY a /a\n", {"a": "one"})
+    busybox("build", app)
+    other = app.parent / "other"
+    other.mkdir()
+    (other / "a").write_text("two")
+    (other / "Dockerfile").write_text("FROM busybox\nCOPY --chmod=600 a /a\n")
+    busybox("build", other)
+    context("FROM busybox\nCOPY --chmod=600 a /a\n")
+    assert explained(busybox, app) == ["COPY --chmod=600 a /a: the instruction was: COPY a /a"]
+
+
+def test_a_here_document_a_mount_and_a_step_before_are_explained(
+    busybox: Pybuild, context: Context
+) -> None:
+    text = "FROM busybox\nCOPY <<E /x\n{}\nE\nRUN --mount=type=cache,target=/c{} echo hello\n"
+    app = context(text.format("one", ""))
+    busybox("build", app)
+    context(text.format("two", ",uid=5"))
+    mount = "--mount=type=cache,target=/c"
+    assert explained(busybox, app) == [
+        "COPY <<E /x: here-document E one → two",
+        f"RUN {mount},uid=5 echo hello: {mount}: uid 0 → 5",
+    ]
+
+
+def test_a_file_that_has_the_content_of_another_one_is_named_itself(
+    pybuild: Pybuild, context: Context
+) -> None:
+    app = context("FROM scratch\nCOPY a b /x/\n", {"a": "one", "b": "two"})
+    pybuild("build", app)
+    context(None, {"a": "two", "b": "one"})
+    assert explained(pybuild, app) == ["COPY a b /x/: 2 files changed (a, b)"]
 
 
 def test_a_changed_default_is_explained_as_an_argument(busybox: Pybuild, context: Context) -> None:

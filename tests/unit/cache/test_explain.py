@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 from buildkit_py.cache.base import CacheRecord
-from buildkit_py.cache.explain import changed_files, closest, explain_miss
+from buildkit_py.cache.explain import NEW_TIMES, changed_files, closest, explain_miss
 from buildkit_py.digest import Digest, sha256
 
 
@@ -91,7 +91,7 @@ def test_an_edited_instruction_shows_what_it_was() -> None:
 
 def test_a_step_after_a_changed_one_names_that() -> None:
     old, new = parts(inputs=[{"key": "1"}]), parts(inputs=[{"key": "2"}])
-    reason = explain_miss("RUN make", new, record(old), causes=["COPY . /app"])
+    reason = explain_miss("RUN make", new, record(old), causes=[("COPY . /app", True)])
     assert reason == "follows COPY . /app"
 
 
@@ -124,6 +124,6 @@ def test_times_that_follow_from_a_moved_base_are_not_named_before_it() -> None:
         for key in (1, 2)
     )
     was = record(old, "COPY a /")
-    assert explain_miss("COPY a /", new, was, causes=["FROM x"]) == "follows FROM x"
+    assert explain_miss("COPY a /", new, was, causes=[("FROM x", True)]) == "follows FROM x"
     alone = {**new, "inputs": old["inputs"]}
-    assert explain_miss("COPY a /", alone, was) == "times of new files"
+    assert explain_miss("COPY a /", alone, was) == NEW_TIMES
