@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from buildkit_py.heredocs import BLANKS
 from buildkit_py.instructions.add import Add
 from buildkit_py.instructions.arg import Arg
 from buildkit_py.instructions.cmd import Cmd
@@ -27,7 +28,7 @@ from buildkit_py.instructions.workdir import Workdir
 from buildkit_py.syntax import Command, ExecForm
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from buildkit_py.dockerfile import Dockerfile
     from buildkit_py.heredocs import Heredoc
@@ -143,8 +144,32 @@ def _operands(instruction: Instruction) -> str:
 
 def _list(instruction: Volume | Expose | Shell) -> str:
     if isinstance(instruction, Expose):
-        return " ".join(instruction.ports)
+        text = " ".join(_placed(instruction.ports))
+        # a blank that a line loses at its end, but that keeps it from going on
+        return text + "\xa0" * text.endswith(("\\", "`"))
     return _array(instruction.paths if isinstance(instruction, Volume) else instruction.arguments)
+
+
+def _placed(words: Sequence[str]) -> list[str]:
+    """Words whose order says nothing, those that a line may begin and end with at its ends.
+
+    A line's ends lose their blanks, also those that are no blanks between words; a flag must not
+    come first, nor a line go on.
+    """
+    left = list(words)
+    begin = {word: word.lstrip(BLANKS) == word and not word.startswith("--") for word in words}
+    end = [
+        word for word in words if word.rstrip(BLANKS) == word and not word.endswith(("\\", "`"))
+    ]
+    if end:  # one that could not begin it, if there is one
+        last = min(end, key=lambda word: begin[word])
+        left.remove(last)
+        left.append(last)
+    first = next((word for word in left[:-1] if begin[word]), None)
+    if first is not None:
+        left.remove(first)
+        left.insert(0, first)
+    return left
 
 
 def _text(instruction: Instruction) -> str:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _LONGEST = 64
+_SHORT = 3
 
 
 def edit_distance(one: str, other: str, limit: int = 1 << 30) -> int:
@@ -28,7 +29,8 @@ def edit_distance(one: str, other: str, limit: int = 1 << 30) -> int:
 def nearest(word: str, options: Iterable[str], *, case_sensitive: bool = True) -> str | None:
     """The closest option at a distance below 3, in the casing of `word`; None for none.
 
-    An option that equals the word gives None: then the name is not what is wrong.
+    An option that equals the word gives None: then the name is not what is wrong. In a word of
+    three letters or less one may be wrong, or their order: two wrong ones make another word.
     """
     if not word or len(word) > _LONGEST:
         return None
@@ -41,7 +43,9 @@ def nearest(word: str, options: Iterable[str], *, case_sensitive: bool = True) -
         distance = edit_distance(wanted, option if case_sensitive else option.lower(), 3)
         if distance == 0:
             return None
-        if distance < min(best_distance, len(word)):
+        other = len(option) <= len(word) <= _SHORT and sorted(option) != letters
+        allowed = 1 if other else 2
+        if distance <= allowed and distance < min(best_distance, len(word)):
             best, best_distance = option, distance
     if best is not None and not case_sensitive:
         return best.lower() if word.islower() else best.upper() if word.isupper() else best

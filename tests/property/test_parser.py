@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import given, settings
+from hypothesis.strategies import text
 
 from buildkit_py.dockerfile import parse
 from buildkit_py.errors import DockerfileError, DockerfileErrors, PlanError
@@ -29,6 +30,17 @@ def test_printing_and_parsing_gives_the_same_value(text: str) -> None:
     printed = print_dockerfile(value)
     assert parse(printed).stages == value.stages
     assert print_dockerfile(parse(printed)) == printed
+
+
+@settings(max_examples=300, deadline=None)
+@given(text(alphabet="18- \u00a0\u2003\\`z/", min_size=1, max_size=12))
+def test_ports_that_a_line_may_not_begin_or_end_with_print_back(words: str) -> None:
+    file = f"FROM scratch\nEXPOSE {words}\n"
+    if problems_of(file):
+        return
+    value = parse(file)
+    if len(value.stages[0].instructions) == 1:  # a backslash that joined lines is no word
+        assert parse(print_dockerfile(value)).stages == value.stages
 
 
 @settings(max_examples=50, deadline=None)

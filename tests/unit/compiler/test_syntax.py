@@ -7,6 +7,7 @@ from buildkit_py.errors import DockerfileErrors
 from buildkit_py.instructions.copy import Copy
 from buildkit_py.instructions.env import Env
 from buildkit_py.instructions.run import Run
+from buildkit_py.suggest import nearest
 from buildkit_py.syntax import Command, ExecForm, ShellForm
 
 
@@ -57,6 +58,22 @@ def test_a_bare_double_dash_ends_the_flags() -> None:
 
 def test_flags_do_not_follow_operands() -> None:
     assert command("echo --network=none") == ShellForm(text="echo --network=none")
+
+
+def test_short_words_get_no_suggestion_that_is_another_word() -> None:
+    options = ["RUN", "CMD", "ADD", "ENV"]
+    near = {
+        word: nearest(word, options) for word in ("RNU", "RUM", "EVN", "ABC", "AND", "CP", "X")
+    }
+    assert near == {
+        "RNU": "RUN",
+        "RUM": "RUN",
+        "EVN": "ENV",
+        "ABC": None,
+        "AND": "ADD",
+        "CP": None,
+        "X": None,
+    }
 
 
 @pytest.mark.parametrize(
