@@ -158,9 +158,7 @@ def _placed(words: Sequence[str]) -> list[str]:
     """
     left = list(words)
     begin = {word: word.lstrip(BLANKS) == word and not word.startswith("--") for word in words}
-    end = [
-        word for word in words if word.rstrip(BLANKS) == word and not word.endswith(("\\", "`"))
-    ]
+    end = [word for word in words if word.rstrip(BLANKS) == word]
     if end:  # one that could not begin it, if there is one
         last = min(end, key=lambda word: begin[word])
         left.remove(last)
@@ -169,7 +167,7 @@ def _placed(words: Sequence[str]) -> list[str]:
     if first is not None:
         left.remove(first)
         left.insert(0, first)
-    return left
+    return left if begin[left[0]] else ["--", *left]  # after which no flag is looked for
 
 
 def _text(instruction: Instruction) -> str:

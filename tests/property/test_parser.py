@@ -32,7 +32,7 @@ def test_printing_and_parsing_gives_the_same_value(text: str) -> None:
     assert print_dockerfile(parse(printed)) == printed
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(text(alphabet="18- \u00a0\u2003\\`z/", min_size=1, max_size=12))
 def test_ports_that_a_line_may_not_begin_or_end_with_print_back(words: str) -> None:
     file = f"FROM scratch\nEXPOSE {words}\n"
