@@ -105,6 +105,10 @@ def _fails(*command: str) -> str | None:
     return None if done.returncode == 0 else done.stderr.strip() or f"{command[0]} failed"
 
 
+def _no_loop_device() -> str | None:
+    return _fails("losetup", "--find")
+
+
 def _no_libfaketime() -> str | None:
     found = list(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
     return None if found else "libfaketime is not installed"
@@ -118,6 +122,7 @@ _CHECKS: dict[str, Callable[[], str | None]] = {
     "private-binfmt": _no_private_binfmt,
     "debian-mirror": _no_debian_mirror,
     "libfaketime": _no_libfaketime,
+    "loop": _no_loop_device,
 }
 
 

@@ -54,6 +54,7 @@ def _write(path: Path, data: bytes) -> None:
         partial.write_bytes(data)
         partial.replace(path)
     except OSError as error:
+        partial.unlink(missing_ok=True)
         raise PybuildError(f"cannot write {path}: {error.strerror}") from error
 
 

@@ -40,4 +40,5 @@ def write_report(store: Store, ref: str, path: Path) -> None:
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     except OSError as error:
+        partial.unlink(missing_ok=True)
         raise PybuildError(f"cannot write {path}: {error.strerror}") from error

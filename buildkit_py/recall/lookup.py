@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 TOUCH_AFTER = 3600.0  # seconds; as the local cache has it
 _KEEP_BUILDS, _KEEP_SECONDS = 50, 48 * 3600.0
 _BUSY_SECONDS = 5.0
+_LEAST_ROOM = 1 << 20
 
 
 def recall(words: Sequence[str], environment: Mapping[str, str] = os.environ) -> bool:
@@ -35,7 +36,7 @@ def recall(words: Sequence[str], environment: Mapping[str, str] = os.environ) ->
         return False
     root = root_of(words, environment)
     database = os.path.join(root, "state.db")
-    if not os.path.exists(database):
+    if not os.path.exists(database) or _is_full(root):
         return False
     began = time.time()
     try:
@@ -59,6 +60,12 @@ def recall(words: Sequence[str], environment: Mapping[str, str] = os.environ) ->
         connection.close()
     show(found, scanned, environment)
     return True
+
+
+def _is_full(root: str) -> bool:
+    """Whether opening the database could end in a signal (see store/room.py)."""
+    status = os.statvfs(root)
+    return status.f_bavail * status.f_frsize < _LEAST_ROOM
 
 
 def _may_build(words: Sequence[str]) -> bool:

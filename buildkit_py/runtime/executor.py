@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -138,6 +139,11 @@ def open_executor(
         executor.close()
         return open_executor("chroot", scratch=scratch)
     return executor
+
+
+def is_stack_too_high(error: SandboxError) -> bool:
+    """Whether a run failed because there are more layers than the kernel stacks (500)."""
+    return error.errno == errno.E2BIG and error.syscall in _OVERLAY_CALLS
 
 
 def is_overlay_refused(error: SandboxError) -> bool:

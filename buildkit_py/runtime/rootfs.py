@@ -181,7 +181,7 @@ def _mount_overlay_relative(
         parts.append("workdir=" + _escape(os.path.relpath(work, common)))
     options = ",".join(parts + flags)
     if len(os.fsencode(options)) > _OPTION_LIMIT:
-        raise sc.SyscallError("mount", 7, f"{len(lowers)} layers")  # E2BIG
+        raise sc.SyscallError("mount", errno.E2BIG, target)
     sc.mount("overlay", target, "overlay", 0, options)
     os.chdir("/")
 

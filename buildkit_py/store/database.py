@@ -22,6 +22,7 @@ from buildkit_py.store.failures import explain_os_errors, sqlite_error
 from buildkit_py.store.leases import PIN, Lease, sweep_dead
 from buildkit_py.store.locks import FileLock
 from buildkit_py.store.paths import StatePaths
+from buildkit_py.store.room import make_room, reserve_memory
 from buildkit_py.store.schema import MIGRATIONS, SCHEMA, VERSION
 
 _BUSY_SECONDS = 60.0
@@ -55,6 +56,7 @@ class Database:
         return self._local.connection
 
     def _connect(self) -> sqlite3.Connection:
+        make_room(self.paths)
         try:
             connection = sqlite3.connect(
                 self.paths.database,
@@ -65,6 +67,7 @@ class Database:
             connection.row_factory = sqlite3.Row
             connection.execute("PRAGMA synchronous=NORMAL")
             connection.execute("PRAGMA foreign_keys=ON")
+            reserve_memory(self.paths, connection)
         except sqlite3.Error as error:
             raise sqlite_error(os.fspath(self.paths.database), error) from error
         with self._guard:

@@ -19,6 +19,7 @@ _HINTS = {
 }
 
 _SCARCE = 1 << 18
+_LONGEST_PATH = 512 - len("-journal")
 
 
 @contextmanager
@@ -44,6 +45,20 @@ def _is_full(path: str) -> bool:
     return status.f_bavail * status.f_frsize < _SCARCE
 
 
+def _why_not_opened(database: str) -> str:
+    """The reason that SQLite does not tell."""
+    if len(os.fsencode(database)) >= _LONGEST_PATH:
+        return f"its path is longer than the {_LONGEST_PATH} bytes that SQLite takes"
+    folder = os.path.dirname(database)
+    try:
+        if os.statvfs(folder).f_flag & os.ST_RDONLY:
+            return strerror(errno.EROFS).lower()
+    except OSError as error:
+        return strerror(error.errno or errno.EIO).lower()
+    wanted = database if os.path.exists(database) else folder
+    return "" if os.access(wanted, os.W_OK) else strerror(errno.EACCES).lower()
+
+
 def sqlite_error(database: str, error: Exception) -> StoreError:
     """The StoreError for a failure of SQLite."""
     text = str(error)
@@ -53,6 +68,7 @@ def sqlite_error(database: str, error: Exception) -> StoreError:
         text = "no space left on device"
         hint = _HINTS[errno.ENOSPC]
     elif "readonly" in text or "unable to open" in text:
+        text = _why_not_opened(database) or text
         hint = _HINTS[errno.EACCES]
     elif "not a database" in text or "malformed" in text:
         hint = "the file is damaged or is not ours: move the state root away and build again"

@@ -18,7 +18,7 @@ from buildkit_py.progress.events import VertexLog
 from buildkit_py.runtime import emulation
 from buildkit_py.runtime import spec as sandbox
 from buildkit_py.runtime.cgroups import StepCgroup, step_cgroup
-from buildkit_py.runtime.executor import is_overlay_refused
+from buildkit_py.runtime.executor import is_overlay_refused, is_stack_too_high
 from buildkit_py.runtime.limits import parse_resources, parse_ulimits
 from buildkit_py.runtime.network import hosts_file, resolv_conf
 from buildkit_py.runtime.seccomp import default_filter
@@ -157,7 +157,7 @@ class _Step:
                 if not is_overlay_refused(error):
                     raise
                 # Overlay on overlay, or a file system that cannot hold an upper directory.
-                self.runner.native = True
+                self.runner.native = not is_stack_too_high(error)
             else:
                 return
         with NativeRoot(self._lowers(active), active.upper, self.runner.sources.db) as native:

@@ -109,3 +109,46 @@ def test_builds_on_a_disk_that_is_full_at_any_point(
     busybox(*words, f"--metadata-file={tmp_path}/right.json", app)
     right = json.loads((tmp_path / "right.json").read_text())
     assert json.loads(last)["containerimage.digest"] == right["containerimage.digest"]
+
+
+_LAST_BYTES = """
+set -u
+mkfs.ext4 -q -b 1024 -m 0 "$1.image" 8M > /dev/null
+mount -o loop "$1.image" "$1"
+cp -a "$2/." "$1"
+shift 2
+free=0
+while [ "$free" -le 140 ]; do
+    all=$(df --output=avail -k "$PYBUILD_ROOT" | tail -n 1)
+    fallocate -l $(( (all - free) * 1024 )) "$PYBUILD_ROOT/ballast"
+    "$@" > log 2>&1; echo "status $?"
+    grep Traceback log && cat log
+    rm "$PYBUILD_ROOT/ballast"
+    free=$(( free + 7 ))
+done
+"$PYTHON" -m buildkit_py system check
+umount "$PYBUILD_ROOT"
+"""
+
+
+@pytest.mark.requires("loop", "mkfs.ext4")
+def test_a_file_system_of_small_blocks_without_a_last_one_is_an_error_and_no_signal(
+    busybox: Pybuild, context: Callable[..., Path], tmp_path: Path
+) -> None:
+    command = busybox.command("build", "--no-cache", context("FROM busybox\nCOPY . /\n"))
+    small = tmp_path / "small"
+    small.mkdir()
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", _LAST_BYTES, "sh", small, busybox.root, *command],
+        env=busybox.variables({"PYTHON": command[0], "PYBUILD_ROOT": os.fspath(small)}),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    *tries, last = done.stdout.splitlines()
+    assert set(tries) <= {"status 1", "status 0"}, done.stdout + done.stderr
+    assert tries.count("status 1") > 5
+    assert last.startswith("Store is sound"), done.stdout + done.stderr
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
