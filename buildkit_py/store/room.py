@@ -1,8 +1,8 @@
 """Room on the disk for SQLite: without it, a signal would end the process.
 
-In WAL mode the processes share a small file (`state.db-shm`) by mapping it. SQLite makes it as
-long as it has to be, but where blocks are smaller than pages it stays full of holes, and writing to
-a hole of a mapped file when the disk is full is no error that anybody could report: it is a signal.
+In WAL mode the processes share a small file (`state.db-shm`) by mapping it. SQLite makes it long
+enough, but where blocks are smaller than pages it stays full of holes, and writing to a hole of a
+mapped file on a full disk is no error that anybody could report: it is a SIGBUS.
 """
 
 from __future__ import annotations
