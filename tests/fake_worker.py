@@ -72,7 +72,10 @@ class FakeWorker:
         self.digested[str(result.context or result.snapshot)] += 1
         return digest_of(dict(self.content_files(result, selection)))
 
-    def unchanged(self, result: Result, selection: Selection, digest: str) -> bool:
+    def unchanged(
+        self, result: Result, selection: Selection, digest: str, *, mounted: bool
+    ) -> bool:
+        del mounted
         return digest_of(dict(self.content_files(result, selection))) == digest
 
     def run(self, vertex: Vertex, inputs: Sequence[Result | None], context: RunContext) -> Result:

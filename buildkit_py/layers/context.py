@@ -9,9 +9,15 @@ from __future__ import annotations
 import errno
 import os
 import stat as modes
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
-from buildkit_py.layers.tree import NO_ENTRY, BaseTree, Node, by_name, clean_path
+from buildkit_py.filestamps import stamp_of
+from buildkit_py.layers.tree import NO_ENTRY, BaseTree, Node, clean_path
+
+Listed: TypeAlias = "list[tuple[bytes, os.DirEntry[bytes], bytes]]"
+"""Path in the tree, entry, and real path of what is in a directory, last name first."""
+
+_MOST_LISTED = 100_000
 
 
 class IgnoreRules(Protocol):
@@ -46,6 +52,10 @@ class ContextTree(BaseTree):
         self._ignore = ignore
         self._normalize = normalize_modes
         self._partial: dict[bytes, list[tuple[bytes, Node]]] = {}
+        self._listed: dict[bytes, tuple[bytes, Listed]] = {}
+        self._room = _MOST_LISTED
+        self.listed_again = False  # whether names were looked for in the directory itself
+        self.touched: set[bytes] = set()  # whose content, link or extended attributes were read
         self.looked: set[bytes] = set()  # what was found by name, and the directories listed
 
     @property
@@ -75,21 +85,52 @@ class ContextTree(BaseTree):
         """The entries that the ignore rules let through, sorted."""
         if node.path in self._partial:
             return self._partial[node.path]
-        base = (b"" if node.path == b"/" else node.path) + b"/"
         self.looked.add(node.path)
         found = []
-        with os.scandir(node.real) as entries:
-            for entry in entries:
-                name = entry.name
-                excluded = self._excluded(base + name)
-                if excluded and not entry.is_dir(follow_symlinks=False):
-                    continue  # without a look at it: there may be many
-                status = entry.stat(follow_symlinks=False)
-                child = self._node(base + name, status, entry.path)
-                if not excluded or self._shown(child):
-                    found.append((name, child))
-        found.sort(key=by_name)
+        for path, entry, real in reversed(self._entries(node)):
+            excluded = self._excluded(path)
+            if excluded and not entry.is_dir(follow_symlinks=False):
+                continue  # without a look at it: there may be many
+            child = self._node(path, entry.stat(follow_symlinks=False), real)
+            if not excluded or self._shown(child):
+                found.append((entry.name, child))
         return found
+
+    def _entries(self, node: Node) -> Listed:
+        """What is in a directory: as it was listed for its digest, while it holds those names."""
+        path = node.path.rstrip(b"/")
+        kept = self._listed.get(path)
+        if kept is not None and kept[0] == stamp_of(os.lstat(node.real)):
+            return kept[1]
+        self.listed_again = True
+        return list_directory(node.real, path)
+
+    def list_for_digest(self, path: bytes, real: bytes, status: os.stat_result) -> Listed:
+        """What is in a directory, kept for whoever copies it: an entry keeps its stat data.
+
+        So a copy has the attributes that the digest was taken of. `status` is the directory's,
+        from before.
+        """
+        found = list_directory(real, path)
+        self._room -= len(found)
+        if self._room > 0:  # what is in a huge context is looked at twice instead
+            self._listed[path] = (stamp_of(status), found)
+        return found
+
+    def open(self, node: Node) -> int:
+        """A descriptor to read a regular file by."""
+        self.touched.add(node.path)
+        return super().open(node)
+
+    def readlink(self, node: Node) -> bytes:
+        """The target of a symbolic link."""
+        self.touched.add(node.path)
+        return super().readlink(node)
+
+    def xattrs(self, node: Node) -> dict[str, bytes]:
+        """The extended attributes of an entry."""
+        self.touched.add(node.path)
+        return super().xattrs(node)
 
     def excluded(self, path: str | bytes) -> bool:
         """Whether something is there, but the ignore rules hide it."""
@@ -126,6 +167,19 @@ class ContextTree(BaseTree):
             mode = _git_mode(mode)
         uid, gid = (status.st_uid, status.st_gid) if self.keeps_owners else (0, 0)
         return Node(path, status, (real,), mode, uid, gid)
+
+
+def list_directory(real: bytes, path: bytes) -> Listed:
+    """The entries of a directory, last name first, as they are put on a stack."""
+    base = path + b"/"
+    with os.scandir(real) as entries:
+        found = [(base + entry.name, entry, entry.path) for entry in entries]
+    found.sort(key=_path, reverse=True)
+    return found
+
+
+def _path(item: tuple[bytes, os.DirEntry[bytes], bytes]) -> bytes:
+    return item[0]
 
 
 def _git_mode(mode: int) -> int:

@@ -15,11 +15,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
+from typing import TypeAlias
 
 from buildkit_py.digest import Digest
 from buildkit_py.errors import StoreError
 from buildkit_py.layers import bytecode
 from buildkit_py.layers.hashing import HashingSink
+from buildkit_py.layers.members import INODE, Members, header_of, pack_inode, size_of
 from buildkit_py.layers.tar import (
     BATCH,
     BLOCK,
@@ -47,10 +49,11 @@ from buildkit_py.layers.whiteout import (
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _QUIET = _READ | os.O_NOATIME
 _FOLDER = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY
-_SMALL = 1 << 20
+_SMALL = 1 << 19
 _ENCODING = sys.getfilesystemencoding()
 _NAME = itemgetter(0)
 _NO_XATTRS: Mapping[str, bytes] = {}
+_Entries: TypeAlias = "list[tuple[bytes, os.stat_result | None]]"
 _KINDS = {modes.S_IFBLK: BLOCK_DEVICE, modes.S_IFCHR: CHARACTER, modes.S_IFIFO: FIFO}
 
 
@@ -65,14 +68,19 @@ class WrittenLayer:
 
 
 def write_layer(
-    upper: str | bytes | Path, out: Sink | None = None, *, clamp_mtime: int | None = None
+    upper: str | bytes | Path,
+    out: Sink | None = None,
+    *,
+    clamp_mtime: int | None = None,
+    members: Members | None = None,
 ) -> WrittenLayer:
     """An upper directory as a layer tar; times after `clamp_mtime` (seconds) become that.
 
-    So do the times of sources that Python bytecode records.
+    So do the times of sources that Python bytecode records. `members` has what is known of files,
+    and gets what is written of them.
     """
     sink = HashingSink(out)
-    walker = _Walker(LayerWriter(sink), sink, clamp_mtime)
+    walker = _Walker(LayerWriter(sink, sink.borrow), sink, clamp_mtime, members)
     with sink:
         walker.walk(os.fsencode(upper))
         walker.writer.finish()
@@ -85,8 +93,12 @@ def write_layer(
 
 
 class _Walker:
-    def __init__(self, writer: LayerWriter, sink: HashingSink, clamp: int | None) -> None:
+    def __init__(
+        self, writer: LayerWriter, sink: HashingSink, clamp: int | None, members: Members | None
+    ) -> None:
         self.writer = writer
+        self._members = members
+        self._known = {} if members is None else members.known
         self.content_size = 0
         self.entries = 0
         self._sink = sink
@@ -116,15 +128,15 @@ class _Walker:
             mark = opaque_mark(folder)
             if mark == b"y":
                 self._whiteout(prefix + OPAQUE_NAME)
-            with os.scandir(folder) as found:
-                entries = [
-                    (e.name.encode(_ENCODING, "surrogateescape"), e.stat(follow_symlinks=False))
-                    for e in found
-                ]
-            entries.sort(key=_NAME)
+            device = status.st_dev
+            entries = self._entries(folder, prefix)
             entries = self._put_whiteouts(entries, prefix, real if mark == b"x" else None)
             below = []
-            for name, status in entries:
+            for name, found in entries:
+                if found is None:
+                    self._known_file(folder, name, prefix + name, device)
+                    continue
+                status = found
                 kind = status.st_mode & 0o170000
                 if kind == 0o100000:
                     self._file(folder, name, prefix + name, status)
@@ -136,14 +148,32 @@ class _Walker:
         finally:
             os.close(folder)
 
-    def _put_whiteouts(
-        self, entries: list[tuple[bytes, os.stat_result]], prefix: bytes, marked: bytes | None
-    ) -> list[tuple[bytes, os.stat_result]]:
+    def _entries(self, folder: int, prefix: bytes) -> _Entries:
+        """Names in a directory, sorted, with their status; None for a file that is known."""
+        entries: _Entries = []
+        known = self._known
+        with os.scandir(folder) as found:
+            for entry in found:
+                name = entry.name.encode(_ENCODING, "surrogateescape")
+                if known:
+                    path = prefix + name
+                    inode = entry.inode()
+                    kept = known.get(path)
+                    if kept is not None and kept[:INODE] == pack_inode(inode):
+                        entries.append((name, None))
+                        continue
+                entries.append((name, entry.stat(follow_symlinks=False)))
+        entries.sort(key=_NAME)
+        return entries
+
+    def _put_whiteouts(self, entries: _Entries, prefix: bytes, marked: bytes | None) -> _Entries:
         """Write the whiteouts, which stand before other names; gives what is left."""
         left = []
         for item in entries:
             name, status = item
-            if (status.st_mode & 0o170000 == 0o020000 and is_whiteout(status)) or (
+            if status is None:
+                left.append(item)
+            elif (status.st_mode & 0o170000 == 0o020000 and is_whiteout(status)) or (
                 marked is not None and is_xattr_whiteout(marked + b"/" + name, status)
             ):
                 self._whiteout(prefix + PREFIX + name)
@@ -157,6 +187,24 @@ class _Walker:
                 left.append(item)
         return left
 
+    def _known_file(self, folder: int, name: bytes, path: bytes, device: int) -> None:
+        """Write a file whose header is known; all that is looked at is its content."""
+        kept = self._known[path]
+        key = (device, int.from_bytes(kept[:INODE], "little"))
+        if self._links.setdefault(key, path) is not path:  # of a file that has another name, too
+            self._file(folder, name, path, os.stat(name, dir_fd=folder, follow_symlinks=False))
+            return
+        descriptor = _open(name, folder)
+        try:
+            size = size_of(kept)
+            self._put_file(header_of(path, kept), descriptor, size, path)
+        finally:
+            os.close(descriptor)
+        self.entries += 1
+        self.content_size += size
+        if self._members is not None:
+            self._members.made[path] = kept
+
     def _file(self, folder: int, name: bytes, path: bytes, status: os.stat_result) -> None:
         if status.st_nlink > 1:
             key = (status.st_dev, status.st_ino)
@@ -165,26 +213,28 @@ class _Walker:
                 self._put(path, HARD_LINK, status, link=first)
                 return
         size = status.st_size
-        try:
-            descriptor = os.open(name, _QUIET, dir_fd=folder)
-        except PermissionError:  # O_NOATIME is for a file's owner
-            descriptor = os.open(name, _READ, dir_fd=folder)
+        descriptor = _open(name, folder)
         try:
             header = self._header(path, REGULAR, status, size, xattrs=layer_xattrs(descriptor))
-            if size <= _SMALL:
-                data = os.read(descriptor, size) if size else b""
-                while len(data) < size:
-                    data += _more(os.read(descriptor, size - len(data)), path)
-                if self._clamp is not None and name.endswith(bytecode.SUFFIX):
-                    data = bytecode.settled(data, latest=self._clamp)
-                self.writer.put(header, data)
-            else:
+            if size > _SMALL:
                 self.writer.put(header)
                 self._sink.run_beside()
                 self._stream(descriptor, size, path)
+            elif self._clamp is not None and name.endswith(bytecode.SUFFIX):
+                data = bytecode.settled(_read(descriptor, size, path), latest=self._clamp)
+                self.writer.put(header, data)
+            else:
+                self._put_file(header, descriptor, size, path)
+                if self._members is not None:
+                    self._members.add(path, status.st_ino, header)
         finally:
             os.close(descriptor)
         self.content_size += size
+
+    def _put_file(self, header: bytes, descriptor: int, size: int, path: bytes) -> None:
+        left = size - self.writer.put_file(header, descriptor, size)
+        if left:
+            self.writer.put_raw(_read(descriptor, left, path) + bytes(-size % BLOCK))
 
     def _stream(self, descriptor: int, size: int, path: bytes) -> None:
         self.writer.flush()
@@ -303,6 +353,20 @@ def layer_xattrs(target: bytes | int) -> Mapping[str, bytes]:
         for name, value in found.items()
         if name == "security.capability" or name.startswith(("user.", "trusted."))
     }
+
+
+def _open(name: bytes, folder: int) -> int:
+    try:
+        return os.open(name, _QUIET, dir_fd=folder)
+    except PermissionError:  # O_NOATIME is for a file's owner
+        return os.open(name, _READ, dir_fd=folder)
+
+
+def _read(descriptor: int, size: int, path: bytes) -> bytes:
+    data = b""
+    while len(data) < size:
+        data += _more(os.read(descriptor, size - len(data)), path)
+    return data
 
 
 def _more(data: bytes, path: bytes) -> bytes:

@@ -10,6 +10,7 @@ as long. The reader is in `tar_reader.py`.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -217,12 +218,17 @@ def _pax_record(key: bytes, value: bytes) -> bytes:
 
 
 class LayerWriter:
-    """Writes entries to a sink in batches of about 1 MiB. `finish` ends the archive."""
+    """Writes entries to a sink in batches of at most 1 MiB. `finish` ends the archive.
 
-    def __init__(self, out: Sink) -> None:
+    All that is small goes through one buffer, as new memory for each batch costs as much as
+    hashing it. `lend` is for a sink that takes a batch out of the buffer itself, instead of bytes.
+    """
+
+    def __init__(self, out: Sink, lend: Callable[[memoryview], object] | None = None) -> None:
         self._out = out
-        self._parts: list[bytes] = []
-        self._pending = 0
+        self._lend = lend
+        self._buffer = memoryview(bytearray(BATCH))
+        self._used = 0
 
     def add(self, entry: TarEntry, data: bytes = b"") -> None:
         """Write an entry whose content is at hand."""
@@ -244,35 +250,63 @@ class LayerWriter:
 
     def put(self, header: bytes, data: bytes = b"") -> None:
         """Write a packed header and the whole content, padded."""
-        parts = self._parts
-        parts.append(header)
-        size = len(data)
-        if size:
-            parts.append(data)
-            tail = size % BLOCK
-            if tail:
-                parts.append(_PADDING[tail])
-        self._pending += len(header) + size
-        if self._pending >= BATCH:
-            self.flush()
+        self.put_raw(header)
+        if data:
+            self.put_raw(data)
+            if tail := len(data) % BLOCK:
+                self.put_raw(_PADDING[tail])
 
     def put_raw(self, data: bytes) -> None:
         """Write bytes as they are."""
-        self._parts.append(data)
-        self._pending += len(data)
-        if self._pending >= BATCH:
+        start = self._used
+        end = start + len(data)
+        if end > BATCH:
             self.flush()
+            start, end = 0, len(data)
+            if end > BATCH // 2:
+                self._out.write(data)
+                return
+        self._buffer[start:end] = data
+        self._used = end
+
+    def put_file(self, header: bytes, descriptor: int, size: int) -> int:
+        """Write a header and what one read gives of a file, which is to have `size` bytes.
+
+        Gives how many there were; with all of them the entry is complete. The size is half a
+        batch at most.
+        """
+        if len(header) > BATCH // 4:
+            self.put_raw(header)
+            header = b""
+        start = self._used + len(header)
+        end = start + size
+        padded = end + -size % BLOCK
+        if padded > BATCH:
+            self.flush()
+            return self.put_file(header, descriptor, size)
+        buffer = self._buffer
+        buffer[start - len(header) : start] = header
+        found = os.readv(descriptor, (buffer[start:end],)) if size else 0
+        if found == size:
+            buffer[end:padded] = _PADDING[size % BLOCK]
+            self._used = padded
+        else:
+            self._used = start + found
+        return found
 
     def flush(self) -> None:
         """Hand everything over to the sink."""
-        if self._parts:
-            self._out.write(b"".join(self._parts))
-            self._parts.clear()
-            self._pending = 0
+        if self._used:
+            batch = self._buffer[: self._used]
+            self._used = 0
+            if self._lend is None:
+                self._out.write(bytes(batch))
+            else:
+                self._lend(batch)
 
     def finish(self) -> None:
         """End the archive by two empty blocks."""
-        self._parts.append(bytes(2 * BLOCK))
+        self.put_raw(bytes(2 * BLOCK))
         self.flush()
 
 

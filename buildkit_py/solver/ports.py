@@ -77,7 +77,9 @@ class Worker(Protocol):
         """The files that `content_digest` covers, for explaining what has changed."""
         ...
 
-    def unchanged(self, result: Result, selection: Selection, digest: str) -> bool:
+    def unchanged(
+        self, result: Result, selection: Selection, digest: str, *, mounted: bool
+    ) -> bool:
         """Whether a context's files still have the digest they had, after they were used."""
         ...
 

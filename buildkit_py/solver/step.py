@@ -16,7 +16,7 @@ from buildkit_py.cache.explain import UNREMARKABLE
 from buildkit_py.cache.keys import CacheKey, derive_key
 from buildkit_py.digest import Digest, digest_of, hex_of
 from buildkit_py.errors import BuildCancelled
-from buildkit_py.graph import ContextOp
+from buildkit_py.graph import ContextOp, ExecOp
 from buildkit_py.progress.events import (
     VertexCached,
     VertexCompleted,
@@ -205,7 +205,10 @@ def _inputs_stood_still(session: Session, vertex: Vertex) -> bool:
     counted = session.maps[vertex.digest].inputs
     return all(
         session.worker.unchanged(
-            session.result_of(item), selection, session.content(item, selection)
+            session.result_of(item),
+            selection,
+            session.content(item, selection),
+            mounted=isinstance(vertex.op, ExecOp),
         )
         for item, how in zip(vertex.inputs, counted, strict=False)
         if item is not None and isinstance(item.op, ContextOp)

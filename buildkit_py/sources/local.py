@@ -25,8 +25,8 @@ from buildkit_py.cache.contenthash import (
     selection_files,
 )
 from buildkit_py.errors import SourceError
-from buildkit_py.filestamps import STAMP, is_settled, stamp_of
-from buildkit_py.layers.context import ContextTree, IgnoreRules
+from buildkit_py.filestamps import STAMP, is_settled, same_stamps, stamp_of
+from buildkit_py.layers.context import ContextTree, IgnoreRules, list_directory
 from buildkit_py.sources.statcache import StatCache
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from buildkit_py.layers.tree import Node
 
 _Listing: TypeAlias = "list[tuple[bytes, bytes]]"
-_Entries: TypeAlias = "list[tuple[bytes, os.DirEntry[bytes], bytes]]"
 
 
 class ContextSource:
@@ -64,7 +63,9 @@ class ContextSource:
         self._stats = StatCache(cache, identity + (b"\0owned" if keeps_owners else b""))
         self._clock_ns = clock_ns
         self._opened_ns = clock_ns()
-        self._entered: set[bytes] = set()
+        self._entered: dict[bytes, bytes] = {}  # what was looked at one by one, with its digest
+        self._gaps: set[bytes] = set()  # tops of listings that leave out directories within
+        self._moved = False
         self._listings: dict[tuple[bytes, tuple[str, ...]], _Listing] = {}
         self._digests: dict[Selection, str] = {}
 
@@ -91,8 +92,14 @@ class ContextSource:
                     found[os.fsdecode((base + name)[1:]) or "."] = listed(digest, node)
             return found
 
-    def unchanged(self, selection: Selection, digest: str) -> bool:
-        """Whether the files still are what they were: to ask after they have been copied."""
+    def unchanged(self, selection: Selection, digest: str, *, mounted: bool = False) -> bool:
+        """Whether the files are what they were: to ask after they have been copied.
+
+        Of what was copied through `tree` only the files that were read can have been others: the
+        rest was linked to what has the same digest. Not so where the directory was `mounted`.
+        """
+        if self._stands(selection, every=mounted):
+            return True
         again = ContextSource(
             self.root,
             self.ignore,
@@ -104,6 +111,30 @@ class ContextSource:
             return again.digest(selection) == digest
         except (SourceError, OSError):
             return False
+
+    def _stands(self, selection: Selection, *, every: bool) -> bool:
+        """Whether stamps alone tell that a selection (what was read of it) is what it was."""
+        if selection.wildcard or selection.parents or self.tree.listed_again:
+            return False
+        known, touched = self._stats.known, self.tree.touched
+        names: list[bytes] = []
+        stamps: list[bytes] = []
+        for asked in selection.paths:
+            top = self.tree.lookup(asked, follow=selection.follow_links)
+            base = b"" if top is None else top.path.rstrip(b"/")
+            listing = self._listings.get((base, selection.exclude))
+            if top is None or listing is None or base in self._gaps:
+                return False
+            for name, digest in listing:
+                path = base + name or b"/"
+                if not every and path not in touched:
+                    continue
+                stamp = known.get(path)
+                if stamp is None or stamp[STAMP:] != digest:
+                    return False
+                names.append(base + name)
+                stamps.append(stamp[:STAMP])
+        return same_stamps(self.tree.directory, names, b"".join(stamps))
 
     def save(self) -> None:
         """Remember the digests for the next build."""
@@ -118,8 +149,13 @@ class ContextSource:
         While these stay the same, so do the digests: files by their own stamps, what is in a
         directory by the directory's. None if something has changed too lately to tell.
         """
-        entered = {path.rstrip(b"/") for path in self._entered}
         known = self._stats.known
+        for path, digest in self._entered.items():
+            if known.get(path, b"")[STAMP:] != digest:
+                return None  # it has been changed meanwhile, or too lately
+        if self._moved:
+            return None
+        entered = {path.rstrip(b"/") for path in self._entered}
         for (top, _), listing in self._listings.items():
             for name, digest in listing:
                 path = top + name
@@ -168,13 +204,15 @@ class ContextSource:
 
     def _entry(self, node: Node) -> bytes:
         """The digest of one entry, from memory where its stat data is known."""
-        self._entered.add(node.path)
         known = self._stats.known.get(node.path)
         if known is not None and known[:STAMP] == stamp_of(node.status):
-            return known[STAMP:]
-        now = self._clock_ns()
-        digest = entry_digest(self.tree, node)
-        self._stats.put(node.path, node.status, digest, now)
+            digest = known[STAMP:]
+        else:
+            now = self._clock_ns()
+            digest = entry_digest(self.tree, node)
+            self._stats.put(node.path, node.status, digest, now)
+        # what one step took as it was, and another as it is now, is not to be recalled
+        self._moved |= self._entered.setdefault(node.path, digest) != digest
         return digest
 
     # -------------------------------------------------------------- walking
@@ -195,7 +233,8 @@ class ContextSource:
         skip = len(base)
         hidden: set[bytes] = set()
         listing: _Listing = []
-        stack = _entries(top.real, base)
+        enter = self.tree.list_for_digest
+        stack = list(enter(base, top.real, top.status))
         while stack:
             path, entry, real = stack.pop()
             verdict = _verdict(filters, path, entry) if filters else _IN
@@ -203,11 +242,13 @@ class ContextSource:
                 continue
             if verdict is _DROPPED:
                 self.tree.looked.add(path)
-                stack += _entries(real, path)
+                self._gaps.add(base)
+                stack += list_directory(real, path)
                 continue
             if verdict is _PERHAPS:
                 hidden.add(path[skip:])
                 self.tree.looked.add(path)
+                self._gaps.add(base)
             status = entry.stat(follow_symlinks=False)
             remembered = known.get(path)
             if remembered is not None and remembered[:STAMP] == stamp_of(status):
@@ -215,7 +256,7 @@ class ContextSource:
             else:
                 listing.append((path[skip:], self._entry(self.tree.show(path, status, real))))
             if entry.is_dir(follow_symlinks=False):
-                stack += _entries(real, path)
+                stack += enter(path, real, status)
         return _without_empty(listing, hidden) if hidden else listing
 
     def _filters(self, top: Node, exclude: tuple[str, ...]) -> list[_Filter]:
@@ -239,19 +280,6 @@ def _explained(root: Path) -> Iterator[None]:
     except OSError as error:
         name = os.path.relpath(os.fsdecode(error.filename or root), root)
         raise SourceError(f"cannot read {name} in the build context: {error.strerror}") from error
-
-
-def _entries(directory: bytes, path: bytes) -> _Entries:
-    """The entries of a directory, last name first, as they are put on a stack."""
-    base = path + b"/"
-    with os.scandir(directory) as entries:
-        found = [(base + entry.name, entry, entry.path) for entry in entries]
-    found.sort(key=_first, reverse=True)
-    return found
-
-
-def _first(item: tuple[bytes, os.DirEntry[bytes], bytes]) -> bytes:
-    return item[0]
 
 
 def _without_empty(listing: _Listing, hidden: set[bytes]) -> _Listing:

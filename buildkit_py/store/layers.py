@@ -75,6 +75,7 @@ class LayerStore:
         self._content = content
         self.fetch = fetch
         self.warn: Callable[[str], None] | None = None
+        self.similar: dict[Path, Path | None] = {}  # of COPY's layers: the earlier result's
         self.lost = LostLayers()
 
     def _lock(self, layer: Layer) -> FileLock:
@@ -242,13 +243,17 @@ class LayerStore:
         """The uncompressed tar: of the original blob where there is one, else of the files."""
         from buildkit_py.layers.compression import open_decompressor  # noqa: PLC0415
         from buildkit_py.layers.diff import write_layer  # noqa: PLC0415
+        from buildkit_py.layers.members import members_for  # noqa: PLC0415
 
         if layer.blob is None:
             if layer.settle is not None:
                 limits = (layer.settle, clamp_mtime)
                 clamp_mtime = min(limit for limit in limits if limit is not None)
-            with explain_os_errors(f"cannot read layer {layer.id}"):
-                written = write_layer(layer.directory, out, clamp_mtime=clamp_mtime)
+            with (
+                explain_os_errors(f"cannot read layer {layer.id}"),
+                members_for(layer.directory, self.similar, clamp_mtime) as known,
+            ):
+                written = write_layer(layer.directory, out, clamp_mtime=clamp_mtime, members=known)
             self._remember_size(layer, written.content_size)
             return written.diff_id, written.size
         self._ensure_original(layer)

@@ -89,7 +89,8 @@ def _is_intact(store: Store, row: Row) -> bool:
     if row["diff_id"] is None or not directory.is_dir():
         return False
     try:
-        return bool(write_layer(directory).diff_id == row["diff_id"])
+        found = write_layer(directory, clamp_mtime=row["settle"]).diff_id
+        return bool(found == row["diff_id"])
     except (PybuildError, OSError):
         return False
 

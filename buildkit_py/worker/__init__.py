@@ -57,9 +57,11 @@ class LocalWorker:
         """The files that the digest covers."""
         return self.contents.content_files(result, selection)
 
-    def unchanged(self, result: Result, selection: Selection, digest: str) -> bool:
+    def unchanged(
+        self, result: Result, selection: Selection, digest: str, *, mounted: bool
+    ) -> bool:
         """Whether a context's files still have that digest."""
-        return self.contents.unchanged(result, selection, digest)
+        return self.contents.unchanged(result, selection, digest, mounted=mounted)
 
     def run(self, vertex: Vertex, inputs: Sequence[Result | None], context: RunContext) -> Result:
         """Carry out the op. Raises SolveError."""
@@ -91,13 +93,14 @@ class LocalWorker:
 
         base = inputs[0] if inputs else None
         parent = None if base is None else base.snapshot
+        previous = self._previous(context.previous)
         with self.snapshots.prepare(parent) as active:
             run = FileRun(
                 base=active.below,
                 inputs=[None, *(self.tree_of(item) for item in inputs[1:])],
                 upper=active.upper,
                 made_at=max(self.made_at(), op.settle or 0),
-                previous=self._previous(context.previous),
+                previous=previous,
                 cancelled=context.cancelled,
             )
             try:
@@ -116,6 +119,9 @@ class LocalWorker:
                 self.warn(text)
             description = vertex.options.instruction or vertex.options.name
             made = self.snapshots.commit(active, description=description, settle=op.settle)
+            self.snapshots.layers.similar[made.directory] = (
+                None if previous is None else previous.upper
+            )
             return Result(snapshot=made.id)
 
     def _previous(self, previous: Previous | None) -> PreviousCopy | None:

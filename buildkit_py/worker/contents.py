@@ -58,8 +58,10 @@ class ContentDigests:
         files = self._cache.files(self.content_digest(result, selection))
         return {} if files is None else files
 
-    def unchanged(self, result: Result, selection: Selection, digest: str) -> bool:
+    def unchanged(
+        self, result: Result, selection: Selection, digest: str, *, mounted: bool
+    ) -> bool:
         """Whether the files are still those that the digest was taken of."""
         if result.context is None:
             return True  # snapshots do not change
-        return self._contexts[result.context].unchanged(selection, digest)
+        return self._contexts[result.context].unchanged(selection, digest, mounted=mounted)

@@ -39,28 +39,29 @@ def link_files(
     except OSError:
         return entries
     rest = []
-    used, attributes = totals.used, _attributes(settings)
+    used = totals.used
+    wanted_of = _attributes(settings)
     try:
         for item in entries:
             name, node = item
             status = node.status
-            size = status.st_size
             if (
                 status.st_nlink == 1
-                and modes.S_ISREG(status.st_mode)
                 and known(node.path)
-                and (found := _found(name, earlier, size, attributes(node))) is not None
+                and (status.st_mode & 0o170000) == 0o100000
+                and (found := _found(name, earlier, status.st_size, wanted_of(node))) is not None
                 and found not in used
                 and _linked(name, earlier, folder)
             ):
                 used.add(found)
-                totals.files += 1
-                totals.linked += 1
-                totals.size += size
+                totals.size += status.st_size
             else:
                 rest.append(item)
     finally:
         os.close(earlier)
+    linked = len(entries) - len(rest)
+    totals.files += linked
+    totals.linked += linked
     return rest
 
 
@@ -70,10 +71,10 @@ def _attributes(settings: CopySettings) -> Callable[[Node], tuple[int, int, int,
     earliest = (settings.earliest or 0) * 1_000_000_000
 
     def attributes(node: Node) -> tuple[int, int, int, int]:
-        mode = node.mode & 0o7777 if change is None else change.apply(node.mode)
+        mode = node.mode if change is None else 0o100000 | change.apply(node.mode)
         uid, gid = owner or (node.uid, node.gid)
         when = max(node.status.st_mtime_ns, earliest) if mtime is None else mtime
-        return modes.S_IFREG | mode, uid, gid, when
+        return mode, uid, gid, when
 
     return attributes
 

@@ -23,6 +23,7 @@ from buildkit_py.layers.attributes import Attributes
 from buildkit_py.layers.context import ContextTree
 from buildkit_py.layers.copy import TreeWriter
 from buildkit_py.layers.diff import write_layer
+from buildkit_py.layers.members import Members
 from buildkit_py.layers.squash import squash
 from buildkit_py.layers.tar import (
     CHARACTER,
@@ -113,9 +114,9 @@ def carry_out(writer: TreeWriter, steps: list[Any]) -> None:  # noqa: C901 - a t
             continue
 
 
-def layer_of(upper: Path) -> bytes:
+def layer_of(upper: Path, members: Members | None = None) -> bytes:
     out = io.BytesIO()
-    write_layer(upper, out)
+    write_layer(upper, out, members=members)
     return out.getvalue()
 
 
@@ -302,7 +303,13 @@ def test_a_copy_from_an_earlier_result_is_a_copy_from_nothing(
             return strip(before.get(key)) == strip(after.get(key)) is not None
 
         previous = PreviousCopy(upper=old, unchanged=unchanged if known else None)
-        assert run(new, previous) == run(plain)
+        members = Members()
+        assert write_layer(old, members=members).size == len(first)
+        assert members.made
+        wanted = run(plain)
+        assert run(new, previous) == wanted
+        assert layer_of(new, Members(members.made)) == wanted
+        assert write_layer(new, members=Members(members.made)) == write_layer(plain)
         assert layer_of(old) == first
 
 

@@ -60,6 +60,22 @@ def written(*entries: TarEntry) -> bytes:
     return out.getvalue()
 
 
+@pytest.mark.parametrize("size", [0, 1, 511, 512, 5000, 1 << 19])
+@pytest.mark.parametrize("header", [512, 2048, 300 << 10])
+def test_files_are_read_into_the_tar_whatever_their_headers_length(
+    tmp_path: Path, size: int, header: int
+) -> None:
+    (tmp_path / "file").write_bytes(b"z" * size)
+    out, wanted = io.BytesIO(), io.BytesIO()
+    writer = LayerWriter(out)
+    for _ in range(5):
+        with (tmp_path / "file").open("rb") as file:
+            assert writer.put_file(b"h" * header, file.fileno(), size) == size
+        wanted.write(b"h" * header + b"z" * size + bytes(-size % 512))
+    writer.finish()
+    assert out.getvalue() == wanted.getvalue() + bytes(1024)
+
+
 def test_every_entry_reads_back_as_it_was() -> None:
     assert list(LayerReader(io.BytesIO(written(*TORTURE)))) == TORTURE
 

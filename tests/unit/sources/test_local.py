@@ -208,6 +208,53 @@ def test_a_change_between_two_selections_is_noticed_for_the_first(settled: Path)
     assert source.unchanged(part, inner)
 
 
+@pytest.mark.parametrize(
+    "selection",
+    [
+        Selection(paths=("/src/f1*",), wildcard=True),
+        Selection(paths=("/src/f1",), parents=True),
+        Selection(paths=("/**/f1",), wildcard=True, parents=True),
+    ],
+    ids=["wildcard", "parents", "both"],
+)
+def test_a_change_between_two_patterns_is_noticed_for_the_first(
+    settled: Path, selection: Selection
+) -> None:
+    source = ContextSource(settled)
+    source.digest(selection)
+    assert source.stamps() is not None
+    (settled / "src" / "f1").write_text("changed")
+    time.sleep(0.15)
+    source.digest(Selection(paths=("/*/f1",), wildcard=True))
+    assert source.stamps() is None
+
+
+def test_of_what_was_copied_only_files_that_were_read_are_looked_at_again(settled: Path) -> None:
+    scan(settled, settled.parent / "memory")
+    source = ContextSource(settled, cache=settled.parent / "memory")
+    digest = source.digest(ALL)
+    file, other = settled / "src" / "f1", settled / "src" / "f2"
+    os.close(source.tree.open(source.tree.lookup("/src/f2")))  # type: ignore[arg-type]
+    file.write_text("changed after it was linked to the same content")
+    assert source.unchanged(ALL, digest)
+    assert not source.unchanged(ALL, digest, mounted=True)
+    other.write_text("changed after it was read, or before")
+    assert not source.unchanged(ALL, digest)
+
+
+def test_a_copy_lists_what_the_digest_was_taken_of(settled: Path) -> None:
+    tree = (source := ContextSource(settled)).tree
+    source.digest(ALL)
+    folder = tree.lookup("/src")
+    assert folder is not None
+    (settled / "src" / "f1").chmod(0o711)
+    assert dict(tree.children(folder))[b"f1"].mode & 0o777 != 0o711
+    assert not tree.listed_again
+    (settled / "src" / "more").touch()
+    assert b"more" in dict(tree.children(folder))
+    assert tree.listed_again
+
+
 def test_excluded_files_are_not_looked_at(tmp_path: Path) -> None:
     for number in range(20):
         (tmp_path / f"{number}.log").touch()

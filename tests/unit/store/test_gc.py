@@ -260,6 +260,18 @@ def test_after_a_reboot_only_what_is_whole_is_kept(state_root: Path) -> None:
         assert [problem for problem in check_store(store) if not problem.harmless] == []
 
 
+def test_a_layer_with_settled_times_is_whole_after_a_reboot(state_root: Path) -> None:
+    with open_store(state_root) as store:
+        with store.snapshots.prepare(None) as active:
+            (active.upper / "new").write_text("newer than what its layer says")
+            made = store.snapshots.commit(active, settle=1_000_000_000).id
+        store.snapshots.diff_id(made)
+        with store.db.transaction() as connection:
+            connection.execute("UPDATE meta SET value = 'an earlier boot' WHERE key = 'boot'")
+    with open_store(state_root) as store:
+        assert store.snapshots.find(made) is not None
+
+
 # ------------------------------------------------------------------ pruning
 def usage(number: int, **facts: object) -> UsageRecord:
     defaults: dict[str, object] = {
