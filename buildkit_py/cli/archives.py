@@ -208,14 +208,13 @@ def configure_export(parser: CommandParser) -> None:
 
 def run_export(args: Namespace) -> int:
     """Write the root filesystem of an image or of a stopped container as a tar."""
-    from buildkit_py.exporters.tar import tree_to_tar
-    from buildkit_py.layers.tree import MergedTree
+    from buildkit_py.exporters.tar import snapshot_to_tar
     from buildkit_py.store import open_store
 
     with open_store(state_root(args)) as store:
-        tree = MergedTree(store.snapshots.directories(_exported(store, args)))
+        snapshot = _exported(store, args)
         with _output(args.output) as stream:
-            tree_to_tar(tree, stream)
+            snapshot_to_tar(store, snapshot, stream)
     return 0
 
 

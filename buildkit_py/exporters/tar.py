@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from buildkit_py.errors import StoreError
@@ -69,10 +69,14 @@ class TarExporter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Times:
-    """What times become (seconds): all of them `exactly`, or those after `latest`."""
+    """What times become (seconds): all of them `exactly`, or those after `latest`.
+
+    Or, by the directory of the layer that has a file, those after what that layer was settled at.
+    """
 
     exactly: int | None = None
     latest: int | None = None
+    by_layer: Mapping[bytes, int] = field(default_factory=dict)
 
     @property
     def of_made(self) -> int:
@@ -83,16 +87,38 @@ class Times:
         """The time (ns) of a file."""
         if self.exactly is not None:
             return self.exactly * _SECOND
-        return node.mtime_ns if self.latest is None else min(node.mtime_ns, self.latest * _SECOND)
+        limit = self.limit(node)
+        return node.mtime_ns if limit is None else min(node.mtime_ns, limit * _SECOND)
+
+    def limit(self, node: Node) -> int | None:
+        """The latest time (seconds) that a file may have."""
+        if self.exactly is not None:
+            return self.exactly
+        if self.latest is not None or not self.by_layer:
+            return self.latest
+        end = node.real.find(_LAYER_END)
+        while end >= 0:  # a state root may have such a name in its own path
+            found = self.by_layer.get(node.real[: end + len(_LAYER_END)])
+            if found is not None:
+                return found
+            end = node.real.find(_LAYER_END, end + 1)
+        return None
 
 
 _AS_THEY_ARE = Times()
+_LAYER_END = b"/fs"
 
 
-def tree_to_tar(tree: MergedTree, out: Sink) -> None:
-    """A whole tree as a tar."""
+def snapshot_to_tar(store: Store, snapshot: int | None, out: Sink) -> None:
+    """The files of a snapshot as a tar, their times as they are in its layers."""
+    tree = MergedTree(store.snapshots.directories(snapshot))
+    settled = {
+        os.fsencode(item.directory): item.settle
+        for item in store.snapshots.chain(snapshot)
+        if item.settle is not None
+    }
     writer = LayerWriter(out)
-    write_tree(tree, writer)
+    write_tree(tree, writer, times=Times(by_layer=settled))
     writer.finish()
 
 
@@ -153,7 +179,7 @@ def _write_node(
         return
     with os.fdopen(tree.open(node), "rb", buffering=0) as file:
         read: Callable[[int], bytes] = file.read
-        limit = times.latest if times.exactly is None else times.exactly
+        limit = times.limit(node)
         if limit is not None and name.endswith(bytecode.SUFFIX):
             head = bytecode.settled(file.read(bytecode.HEADER), latest=limit)
             read = _Behind(head, file.read).read

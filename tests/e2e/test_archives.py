@@ -7,8 +7,9 @@ import os
 import shutil
 import stat
 import subprocess
+import tarfile
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -165,3 +166,27 @@ def test_podman_loads_what_save_writes_and_we_load_what_podman_saves(
     busybox("rmi", "busybox")
     busybox("load", "-i", tmp_path / "theirs.tar")
     assert busybox("images", "-q", "--no-trunc").stdout.strip() == image_id
+
+
+def test_exported_files_have_the_times_of_their_layers(
+    busybox: Pybuild, context: Callable[..., Path]
+) -> None:
+    """Files that the build made are settled, those of a container are as new as they are."""
+    folder = context("FROM busybox\nCOPY new /new\nRUN mkdir /made\n", {"new": "x"})
+    busybox("build", "-t", "app", "--output=type=tar,dest=out.tar", "--output=type=image", folder)
+    busybox("run", "--name", "after", "app", "touch", "/later")
+    for name in ("app", "after"):
+        busybox("export", "-o", f"{name}.tar", name)
+    built = times_of(busybox.directory / "out.tar")
+    assert times_of(busybox.directory / "app.tar") == built
+    ran = times_of(busybox.directory / "after.tar")
+    assert ran["later"] > built["new"]
+    assert {name: time for name, time in ran.items() if name in built} == built
+
+
+def times_of(archive: Path) -> dict[str, float]:
+    with tarfile.open(archive) as tar:
+        return {member.name: member.mtime for member in tar if member.name.split("/")[0] in NAMES}
+
+
+NAMES = {"new", "made", "later"}
