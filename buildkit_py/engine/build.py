@@ -161,7 +161,9 @@ class _Build:
             error.warnings = warnings
         if self._recording is not None:
             status = "canceled" if stopped else "error"
-            summary = failure_of(self.store, error, message, self._tracked, warnings)
+            measure = bool(self.request.report)
+            told = (message, self._tracked, warnings)
+            summary = failure_of(self.store, error, *told, measure=measure)
             self._recording.finish(status, self.clock(), None, summary)
 
     def _run(self, stack: ExitStack) -> BuildResult:

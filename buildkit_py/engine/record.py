@@ -116,6 +116,8 @@ def failure_of(
     message: str,
     tracker: StepTracker | None,
     warnings: Sequence[BuildWarning],
+    *,
+    measure: bool = False,
 ) -> dict[str, Any]:
     """The summary of a build that failed. Without a tracker it did not come to its steps."""
     from buildkit_py.engine.aftermath import step_sizes  # noqa: PLC0415
@@ -126,7 +128,7 @@ def failure_of(
         return out | {"warnings": [warning.message for warning in warnings]}
     sizes: dict[int, int] = {}
     with suppress(PybuildError):  # the store itself may be what has failed
-        sizes = step_sizes(store, tracker.outcomes_of_steps())
+        sizes = step_sizes(store, tracker.outcomes_of_steps(), measure=measure)
     return out | _steps_summary(steps_so_far(tracker, sizes), warnings)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from buildkit_py.progress.events import (
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from buildkit_py.store.builds import BuildRecord
 
 _LOG_BYTES = 6000
+_PLATFORM = re.compile(r"\[([a-z0-9]+/[^ \]]+) ")
 RAN, CACHED, FAILED, CANCELED, WAITING = "ran", "cached", "failed", "canceled", "not reached"
 RUNNING = "running"
 
@@ -53,6 +55,7 @@ class ReportStep:
     reason: str = ""
     line: int = 0
     log: str = ""
+    vertex: str | None = None  # steps of one vertex have one result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +93,12 @@ class Report:
     def steps(self) -> tuple[ReportStep, ...]:
         """All instructions."""
         return tuple(step for stage in self.stages for step in stage.steps)
+
+    @property
+    def layers(self) -> tuple[ReportStep, ...]:
+        """A step for each layer that has a size, the largest first."""
+        found = {step.vertex: step for step in reversed(self.timed_steps) if step.size}
+        return tuple(sorted(found.values(), key=lambda step: (-step.size, step.number)))
 
     @property
     def timed_steps(self) -> tuple[ReportStep, ...]:
@@ -207,10 +216,17 @@ def _steps(seen: _Events, known: Sequence[Mapping[str, Any]]) -> tuple[ReportSte
                 size=int(facts.get("size", 0)),
                 reason=str(facts.get("reason", "")),
                 line=int(facts.get("line", 0)),
+                vertex=info.vertex,
                 log="" if vertex is None else _log(bytes(vertex.log)),
             )
         )
     return tuple(out)
+
+
+def _stage_name(infos: Sequence[StepInfo]) -> str:
+    """A stage by its steps, with its platform where the build has several."""
+    found = next(filter(None, (_PLATFORM.match(info.name) for info in infos)), None)
+    return f"{infos[0].stage} {found[1]}".lstrip() if found else infos[0].stage
 
 
 def _status(seen: _Events, index: int, vertex: _Vertex | None) -> str:
@@ -250,13 +266,14 @@ def _stages(infos: Sequence[StepInfo], steps: Sequence[ReportStep]) -> tuple[Rep
     out = []
     for number, run in enumerate(runs):
         first = infos[run[0]]
+        name = _stage_name([infos[i] for i in run])
         own = {infos[i].vertex for i in run}  # two stages may stand on one image
         needs = {home[need] for i in run for need in infos[i].needs if need in home.keys() - own}
         out.append(
             ReportStage(
-                name=first.stage,
+                name=name,
                 base=first.text,
-                steps=tuple(steps[i] for i in run),
+                steps=tuple(replace(steps[i], stage=name) for i in run),
                 needs=tuple(sorted(needs - {number})),
             )
         )
@@ -292,7 +309,7 @@ def _bar(
     step: int | None,
 ) -> Bar:
     if vertex is None:
-        return Bar(label=label, status=status, start=0.0, seconds=0.0, step=step)
+        return Bar(label=label, status=status, start=length, seconds=0.0, step=step)
     start = min(max(0.0, vertex.started - began), length)
     seconds = _seconds(vertex) if vertex.ended is not None else length - start
     return Bar(label=label, status=status, start=start, seconds=seconds, step=step)

@@ -63,7 +63,7 @@ def _numbers(report: Report) -> str:
         ("Steps", str(len(steps))),
         ("Cached", f"{cached} of {len(steps)}"),
         ("Stages", str(len(report.stages))),
-        ("Layers", byte_size(sum(step.size for step in steps))),
+        ("Layers", byte_size(sum(step.size for step in report.layers))),
     ]
     if report.image:
         numbers.append(("Image", report.image.partition(":")[2][:12]))
@@ -74,7 +74,7 @@ def _numbers(report: Report) -> str:
 
 
 def _layers(report: Report) -> str:
-    steps = sorted((step for step in report.timed_steps if step.size), key=lambda s: -s.size)
+    steps = report.layers
     if not steps:
         return ""
     largest = steps[0].size

@@ -77,7 +77,7 @@ th,td{padding:6px 10px 6px 0;border-bottom:1px solid var(--line);vertical-align:
 tr:last-child>*{border-bottom:0}
 td:first-child{color:var(--faint)}
 td code{overflow-wrap:anywhere}
-td:nth-child(n+5){white-space:nowrap}
+td:nth-child(n+5),td:nth-child(2){white-space:nowrap}
 .facts th{width:160px}.facts td:first-child{color:inherit}
 .why{color:var(--faint);font-size:12.5px}
 details summary{cursor:pointer;color:var(--faint);font-size:12.5px}
@@ -85,6 +85,13 @@ pre{margin:6px 0 2px;white-space:pre-wrap;overflow-wrap:anywhere}
 details pre{background:var(--code);border-radius:8px;padding:8px 12px;max-height:320px;
  overflow:auto}
 ul{margin:0;padding-left:18px}
-@media(max-width:640px){.row{grid-template-columns:38% 1fr 62px}}
+@media(max-width:640px){
+ .row{grid-template-columns:34% 1fr 66px;gap:8px}
+ .legend{text-align:left;margin:0 0 10px}.legend i:first-child{margin-left:0}
+ .tick:nth-child(even){display:none}
+ section{padding:14px 12px}
+ table:not(.facts) td:nth-child(3){min-width:230px}
+ .graph{max-width:none}
+}
 """
 )

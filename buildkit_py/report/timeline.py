@@ -45,7 +45,7 @@ def _row(bar: Bar, length: float) -> str:
     left = min(left, 99.7)
     kind = bar.status.replace(" ", "-") + (" other" if bar.step is None else "")
     number = "" if bar.step is None else f' data-step="{bar.step}"'
-    told = "cached" if bar.status == "cached" else duration(bar.seconds)
+    told = {"cached": "cached", "not reached": "–"}.get(bar.status) or duration(bar.seconds)
     title = f"{bar.label}: {bar.status}, {duration(bar.seconds)}, from {duration(bar.start)} on"
     return (
         f'<div class="row" title="{escape(title)}"><div class="label">{escape(bar.label)}</div>'

@@ -101,3 +101,27 @@ def test_units() -> None:
     assert clipped("a  b\nc", 9) == "a b c"
     assert clipped("abcdef", 4) == "abc…"
     assert escape("a\x1b[1;31mb\x07") == "ab\ufffd"
+
+
+def test_layers_are_counted_once_and_what_was_not_reached_comes_last() -> None:
+    events = started(
+        VertexStarted(vertex=A, name="FROM", time=101.0),
+        VertexCompleted(vertex=A, name="FROM", time=102.0),
+    )
+    sizes = [{"size": 1000}, {"size": 7}, {"size": 1000}, {}, {}]
+    report = collect(record(summary={"steps": sizes}), events)
+    assert [(step.number, step.size) for step in report.layers] == [(1, 1000), (2, 7)]
+    assert [bar.status for bar in report.bars] == ["ran", "ran", "not reached", "not reached"]
+    page = render_report(record(summary={"steps": sizes}), events)
+    assert "<dt>Layers</dt><dd>1.0 kB</dd>" in page
+
+
+def test_stages_of_several_platforms_are_told_apart() -> None:
+    steps = tuple(
+        StepInfo(text=text, vertex=vertex, stage="app", name=name)
+        for vertex, platform in ((A, "linux/amd64"), (B, "linux/arm/v7"))
+        for text, name in (("FROM x", f"[{platform} app 1/2] FROM x"), ("COPY --link a b", "LINK"))
+    )
+    report = collect(record(), [BuildStarted(ref="r", steps=steps, total=2, time=100.5)])
+    assert [stage.name for stage in report.stages] == ["app linux/amd64", "app linux/arm/v7"]
+    assert report.steps[3].stage == "app linux/arm/v7"
