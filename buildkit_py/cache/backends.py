@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from buildkit_py.errors import PybuildError, UsageError
+from buildkit_py.errors import ContentError, PybuildError, UsageError
 
 if TYPE_CHECKING:
     from buildkit_py.cache.base import ExportedResult
@@ -89,6 +89,25 @@ def _loader(option: CacheOption, access: CacheAccess) -> Callable[[], LoadedCach
     return load
 
 
+def check_exports(options: Sequence[CacheOption], access: CacheAccess) -> None:
+    """Look, before anything is built, whether each option says where its cache is to be written.
+
+    What the environment lacks is left to the export, if that may fail. Raises UsageError.
+    """
+    for option in options:
+        if option.kind not in {"s3", "gha"} or option.flag("ignore-error"):
+            continue
+        transport = access.client().transport
+        if option.kind == "s3":
+            from buildkit_py.cache import s3  # noqa: PLC0415
+
+            s3.open_bucket(option, transport, access.environment)
+        else:
+            from buildkit_py.cache import gha  # noqa: PLC0415
+
+            gha.open_cache(option, transport, access.environment)
+
+
 def write_exports(
     options: Sequence[CacheOption],
     results: Sequence[ExportedResult],
@@ -100,7 +119,7 @@ def write_exports(
     Raises the first error of a cache that has no `ignore-error`, after all have been tried.
     """
     written: list[WrittenCache] = []
-    failure: PybuildError | OSError | None = None
+    failure: PybuildError | None = None
     for option in options:
         if option.kind == "inline":
             continue
@@ -109,13 +128,23 @@ def write_exports(
                 WrittenCache(option=option, digest=_write(option, results, roots, access))
             )
         except (PybuildError, OSError) as error:
+            said = f"cannot export the cache {option.shown}: {_text(error)}"
             if option.flag("ignore-error"):
-                access.warn(f"cannot export the cache {option.shown}: {error}")
-            else:
+                access.warn(said)
+            elif isinstance(error, PybuildError):
                 failure = failure or error
+            else:
+                failure = failure or ContentError(said)
     if failure is not None:
         raise failure
     return written
+
+
+def _text(error: PybuildError | OSError) -> str:
+    if isinstance(error, PybuildError):
+        return error.message
+    place = f"{error.filename}: " if error.filename else ""
+    return f"{place}{(error.strerror or str(error)).lower()}"
 
 
 def _write(

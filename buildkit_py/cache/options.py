@@ -135,11 +135,19 @@ def parse_export(text: str) -> CacheOption:
             f"invalid compression {option.text('compression')!r} of a cache",
             hint="one of " + ", ".join(kinds),
         )
+    _check_level(option)
+    _check_types(option)
+    return _checked(option)
+
+
+def _check_level(option: CacheOption) -> None:
+    from buildkit_py.layers.compression import Compression  # noqa: PLC0415  # exports only
+
     level = option.text("compression-level")
     if level and not level.isdecimal():
         raise UsageError(f"invalid compression-level {level!r} of a cache")
-    _check_types(option)
-    return _checked(option)
+    if level:
+        Compression(kind=option.text("compression", "gzip"), level=int(level))
 
 
 def _check_types(option: CacheOption) -> None:
@@ -165,7 +173,15 @@ def _checked(option: CacheOption) -> CacheOption:
         raise UsageError(
             f"invalid version {option.text('version')!r} of a cache", hint="one of 1, 2"
         )
+    if option.text("ref"):
+        from buildkit_py.oci.reference import parse_reference  # noqa: PLC0415
+
+        parse_reference(option.text("ref"))
     return option
+
+
+def _known(names: frozenset[str]) -> str:
+    return "known: " + ", ".join(sorted(names)) if names else "it has none"
 
 
 def _parse(text: str, direction: str, known: Mapping[str, frozenset[str]]) -> CacheOption:
@@ -180,7 +196,10 @@ def _parse(text: str, direction: str, known: Mapping[str, frozenset[str]]) -> Ca
         name, equals, value = field.partition("=")
         if not equals:
             raise UsageError(f"invalid value {field!r} of {option}: expected name=value")
-        attributes[name.strip().lower()] = value
+        name = name.strip().lower()
+        if name in attributes:
+            raise UsageError(f"{name}= is given twice in {option} {text}")
+        attributes[name] = value
     kind = attributes.pop("type", "")
     if kind not in known:
         raise UsageError(
@@ -192,7 +211,7 @@ def _parse(text: str, direction: str, known: Mapping[str, frozenset[str]]) -> Ca
             near = difflib.get_close_matches(name, known[kind], 1)
             raise UsageError(
                 f"unknown attribute {name!r} of {option} type={kind}",
-                hint=f"did you mean {near[0]}?" if near else None,
+                hint=f"did you mean {near[0]}?" if near else _known(known[kind]),
             )
     needed = _NEEDED.get((direction, kind))
     if needed and not attributes.get(needed):

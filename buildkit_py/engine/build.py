@@ -168,10 +168,6 @@ class _Build:
 
     def _run(self, stack: ExitStack) -> BuildResult:
         outputs = Outputs.of(self.request)  # wrong options end the build before it begins
-        if self.request.cache_to:
-            from buildkit_py.engine.remote_cache import cache_exports  # noqa: PLC0415
-
-            cache_exports(self.request)
         shop = stack.enter_context(
             open_workshop(self.request, self.env, self.emit, self.cancelled)
         )

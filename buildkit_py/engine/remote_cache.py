@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from buildkit_py.cache.backends import CacheAccess, write_exports
+from buildkit_py.cache.backends import CacheAccess, check_exports, write_exports
 from buildkit_py.cache.backends import open_imports as open_backends
 from buildkit_py.cache.options import CacheOption, parse_export, parse_import
 from buildkit_py.digest import digest_of
+from buildkit_py.errors import PybuildError
 from buildkit_py.graph import BuildGraph, CacheMount, ExecOp
 from buildkit_py.progress.events import BuildWarning, VertexCompleted, VertexStarted
 
@@ -33,6 +34,11 @@ def cache_exports(request: BuildRequest) -> tuple[CacheOption, ...]:
     if asked and not any(option.kind == "inline" for option in options):
         options.append(parse_export("type=inline"))
     return tuple(options)
+
+
+def look_ahead(shop: Workshop) -> None:
+    """Find what is wrong with `--cache-to` before anything is built. Raises UsageError."""
+    check_exports(cache_exports(shop.request), _access(shop))
 
 
 def open_imports(shop: Workshop) -> tuple[CacheBackend, ...]:
@@ -79,7 +85,7 @@ def mount_ids(graph: BuildGraph) -> frozenset[str]:
 
 
 def export_caches(shop: Workshop, compiled: Compiled, solution: Solution) -> None:
-    """Write every cache asked for. Raises RegistryError, OSError, unless told to ignore them."""
+    """Write every cache asked for. Raises PybuildError, unless told to ignore errors."""
     options = [option for option in cache_exports(shop.request) if option.kind != "inline"]
     results = solution.exportable() if options else ()
     roots = _roots(compiled, solution)
@@ -88,10 +94,13 @@ def export_caches(shop: Workshop, compiled: Compiled, solution: Solution) -> Non
         vertex = digest_of({"export": "cache", "to": option.shown})
         name = f"exporting cache to {option.kind}"
         shop.emit(VertexStarted(vertex=vertex, name=name, time=shop.env.clock()))
-        error: str | None = "failed"
+        error: str | None = "canceled"
         try:
             write_exports([option], results, roots, _access(shop, vertices))
             error = None
+        except PybuildError as failure:
+            error = failure.message
+            raise
         finally:
             shop.emit(
                 VertexCompleted(vertex=vertex, name=name, time=shop.env.clock(), error=error)

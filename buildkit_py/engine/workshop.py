@@ -374,4 +374,8 @@ def open_workshop(
             from buildkit_py.engine.remote_cache import open_imports  # noqa: PLC0415
 
             shop.imports = open_imports(shop)
+        if request.cache_to:
+            from buildkit_py.engine.remote_cache import look_ahead  # noqa: PLC0415
+
+            look_ahead(shop)
         yield shop

@@ -265,11 +265,33 @@ def test_cached_layers_that_are_lost_are_made_again(
     assert ran(build(other, app)) == set()
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("type=loca,dest=x", "unknown cache type 'loca'"),
+        ("type=registry,ref=x@sha256:a", "invalid reference format"),
+        ("type=local,dest=x,compression-level=99", "compression level of gzip must be in 0-9"),
+        ("type=inline,ref=x", "known: ignore-error, mode"),
+        ("type=s3,bucket=x", "a cache of type=s3 needs region="),
+        ("type=gha", "a cache of type=gha needs url_v2= or url="),
+    ],
+)
 def test_a_malformed_cache_option_ends_the_build_before_it_begins(
-    busybox: Pybuild, app: Path
+    busybox: Pybuild, app: Path, text: str, said: str
 ) -> None:
-    done = busybox("build", "--cache-to=type=loca,dest=x", app, status=2)
-    assert "unknown cache type 'loca'" in done.stderr
+    done = busybox("build", "--progress=plain", f"--cache-to={text}", app, status=2)
+    assert said in done.stderr
+    assert "#1" not in done.stderr
+
+
+def test_a_directory_that_cannot_be_written_is_named(busybox: Pybuild, app: Path) -> None:
+    (app.parent / "file").touch()
+    option = f"--cache-to=type=local,dest={app.parent}/file/cache"
+    done = busybox("build", "--progress=plain", option, app, status=1)
+    said = f"cannot export the cache local:{app.parent}/file/cache: "
+    assert f"ERROR: {said}" in done.stderr.splitlines()[-1]
+    assert re.search(rf"^#\d+ ERROR: {said}.*not a directory", done.stderr, re.MULTILINE)
+    assert said in busybox("build", f"{option},ignore-error=true", app).stderr
 
 
 def test_builds_at_the_same_time_run_each_step_once(busybox: Pybuild, app: Path) -> None:
