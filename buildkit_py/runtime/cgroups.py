@@ -2,8 +2,8 @@
 
 A cgroup is made only for a step that asked for limits (or a parent), and removed after it; killing
 needs none, the pid namespace does that. On a host with both hierarchies each controller is looked
-for in version 2 first. What the host does not allow is a warning, except a memory limit: it is
-asked for to protect the host, so its absence is an error.
+for in version 2 first; where there, `delegation.py` says. What the host does not allow is a
+warning, except a memory limit: it is asked for to protect the host, so its absence is an error.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from buildkit_py.errors import UnsupportedHost
+from buildkit_py.runtime.delegation import LEND, ask_systemd, enable, lent_root
 from buildkit_py.runtime.limits import ResourceLimits
 
 _REMOVE_SECONDS = 2.0
+_MOVE_TRIES = 100
 
 
 @dataclass(slots=True, kw_only=True)
@@ -70,10 +72,11 @@ def step_cgroup(limits: ResourceLimits, parent: str, name: str) -> Iterator[Step
     with ExitStack() as stack:
         group = StepCgroup()
         maker = _Maker(stack, group, parent.strip("/"), name)
+        maker.lendable = unified is not None and not controllers
         wanted = _wanted(limits)
-        available = _v2_controllers(unified)
-        if unified is not None and set(wanted) <= available and (available or not controllers):
-            maker.version2(unified, limits, wanted)
+        root, available = _find_root(unified, wanted, alone=not controllers)
+        if root is not None and set(wanted) <= available and (available or not controllers):
+            maker.version2(root, limits, wanted)
         else:
             maker.version1(controllers, limits, wanted)
         if limits.pids is not None and not maker.limits_pids:
@@ -81,6 +84,26 @@ def step_cgroup(limits: ResourceLimits, parent: str, name: str) -> Iterator[Step
             most = limits.pids + _own_tasks()
             group.rlimits = ((resource.RLIMIT_NPROC, most, most),)
         yield group
+
+
+def _find_root(
+    unified: Path | None, wanted: list[str], *, alone: bool
+) -> tuple[Path | None, set[str]]:
+    """Where to make groups of version 2, and the controllers that can be had there.
+
+    Where there is nothing else (`alone`), systemd is asked to lend a group.
+    """
+    if unified is None:
+        return None, set()
+    own = Path("/proc/self/cgroup")
+    root = lent_root(unified, own.read_text())
+    if root is None and alone and wanted and ask_systemd():
+        for _moment in range(_MOVE_TRIES):  # it answers before the processes are moved
+            root = lent_root(unified, own.read_text())
+            if root is not None:
+                break
+            time.sleep(0.02)
+    return (root or unified), _v2_controllers(root or unified)
 
 
 def _own_tasks() -> int:
@@ -122,13 +145,13 @@ class _Maker:
         self.parent = parent or "pybuild"
         self.name = name
         self.limits_pids = False
+        self.lendable = False
 
     def version2(self, root: Path, limits: ResourceLimits, wanted: list[str]) -> None:
         folder = root
         for part in (*self.parent.split("/"), self.name):
             for controller in wanted:
-                with suppress(OSError):
-                    (folder / "cgroup.subtree_control").write_text(f"+{controller}")
+                enable(folder, controller)
             folder /= part
             if not self._make(folder, "memory" if "memory" in wanted else ",".join(wanted)):
                 return
@@ -192,7 +215,8 @@ class _Maker:
 
     def _lack(self, message: str, controller: str) -> None:
         if controller == "memory":
-            raise UnsupportedHost(message, hint="memory limits need a cgroup we may write to")
+            hint = "memory limits need a cgroup we may write to"
+            raise UnsupportedHost(message, hint=hint + (f": {LEND}" if self.lendable else ""))
         self.group.warnings.append(message)
 
     @staticmethod

@@ -75,7 +75,7 @@ class ChrootExecutor(NamespaceExecutor):
                 placed.put(mount)
             placed.settle()
             status = super().run(
-                replace(spec, mounts=(), cgroups=()),
+                replace(spec, mounts=()),
                 on_output=on_output,
                 cancelled=cancelled,
                 stdin=stdin,

@@ -278,6 +278,7 @@ def _network_helper() -> Finding:
 
 def _cgroups() -> Finding:
     from buildkit_py.runtime.cgroups import find_hierarchies  # noqa: PLC0415
+    from buildkit_py.runtime.delegation import LEND, lent_root  # noqa: PLC0415
 
     unified, controllers = find_hierarchies(_text("/proc/self/mounts"))
     parts = []
@@ -285,15 +286,16 @@ def _cgroups() -> Finding:
         parts.append("v2: " + (_text(f"{unified}/cgroup.controllers") or "no controllers"))
     if controllers:
         parts.append("v1: " + " ".join(sorted(controllers)))
-    places = [*controllers.values(), *([unified] if unified is not None else [])]
-    writable = any(os.access(place, os.W_OK) for place in places)
+    lent = unified is not None and lent_root(unified, _text("/proc/self/cgroup")) is not None
+    writable = lent or any(os.access(place, os.W_OK) for place in controllers.values())
+    how = f" ({LEND})" if unified is not None and not controllers else ""
     return Finding(
         name="cgroups",
         present=writable,
         detail="; ".join(parts) or "none mounted",
         remedy=""
         if writable
-        else "limits (--resource) need a delegated cgroup; nothing else does",
+        else f"limits (--resource) need a delegated cgroup{how}; nothing else does",
     )
 
 

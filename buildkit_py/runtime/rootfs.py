@@ -190,10 +190,17 @@ def _mount_overlay_relative(
 def make_target(root: int, target: str, *, directory: bool, stubs: Stubs, depth: int = 0) -> int:
     """A descriptor of `target` inside `root`; it and its parents are made where missing."""
     try:
-        return sc.openat2(root, target, os.O_PATH, sc.RESOLVE_IN_ROOT | sc.RESOLVE_NO_MAGICLINKS)
+        fd = sc.openat2(root, target, os.O_PATH, sc.RESOLVE_IN_ROOT | sc.RESOLVE_NO_MAGICLINKS)
     except OSError as error:
-        if error.errno != 2 or depth > _LINK_DEPTH:
+        if error.errno == errno.ELOOP or depth > _LINK_DEPTH:
+            raise _refusal(error.errno, "links that lead nowhere", target) from error
+        if error.errno != errno.ENOENT:
             raise
+    else:
+        if stat.S_ISDIR(os.fstat(fd).st_mode) != directory:
+            found = "no directory" if directory else "a directory"
+            raise _refusal(errno.ENOTDIR if directory else errno.EISDIR, found, target)
+        return fd
     parent_path, _, name = target.rstrip("/").rpartition("/")
     parent = make_target(root, parent_path or "/", directory=True, stubs=stubs, depth=depth + 1)
     try:
@@ -215,6 +222,10 @@ def make_target(root: int, target: str, *, directory: bool, stubs: Stubs, depth:
         return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     finally:
         os.close(parent)
+
+
+def _refusal(number: int | None, found: str, target: str) -> OSError:
+    return OSError(number or 0, f"cannot mount there, the image has {found}", target)
 
 
 def _real_path(root: int, fd: int) -> str:
@@ -264,13 +275,13 @@ def mount_scratch(scratch: str) -> None:
 def mount_usual(root: int, spec: WireSpec, stubs: Stubs, *, prepared: bool) -> None:
     """/proc, /sys and /dev."""
     scratch = spec["scratch"]
-    proc = make_target(root, "/proc", directory=True, stubs=stubs)
+    proc = _own_place(root, "/proc", stubs)
     if prepared:
         mount_on(proc, f"{scratch}/proc", None, sc.MS_MOVE)
     else:
         new_proc(f"/proc/self/fd/{proc}")
     os.close(proc)
-    place = make_target(root, "/sys", directory=True, stubs=stubs)
+    place = _own_place(root, "/sys", stubs)
     if prepared and spec["network"] == "host":
         mount_on(place, f"{scratch}/sys", None, sc.MS_MOVE)
         os.close(place)
@@ -292,6 +303,14 @@ def mount_usual(root: int, spec: WireSpec, stubs: Stubs, *, prepared: bool) -> N
     os.close(dev)
     for device in spec["devices"]:
         _bind_device(root, device["path"], device["source"], stubs)
+
+
+def _own_place(root: int, path: str, stubs: Stubs) -> int:
+    """A directory that is where its name says: another would be hidden behind the mount."""
+    fd = make_target(root, path, directory=True, stubs=stubs)
+    if _real_path(root, fd) != path:
+        raise _refusal(errno.ELOOP, "a link", path)
+    return fd
 
 
 def new_proc(target: str) -> None:

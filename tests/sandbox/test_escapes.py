@@ -160,6 +160,52 @@ def test_links_in_an_image_cannot_lead_a_mount_point_out(rig: Rig, tmp_path: Pat
     assert list(outside.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("path", "link", "found"),
+    [
+        ("etc/resolv.conf", "/proc/1/root/tmp/x", "links that lead nowhere: /etc/resolv.conf"),
+        ("etc/resolv.conf", "resolv.conf", "links that lead nowhere: /etc/resolv.conf"),
+        ("etc/hosts", None, "a directory: /etc/hosts"),
+        ("proc", "etc", "a link: /proc"),
+        ("proc", "", "no directory: /proc"),
+        ("sys", "/proc/self/root", "links that lead nowhere: /sys"),
+        ("sys", "../../tmp", "a link: /sys"),
+        ("dev", "", "no directory: /dev"),
+    ],
+)
+def test_an_image_with_something_else_at_a_place_of_ours_is_told_so(
+    rig: Rig, path: str, link: str | None, found: str
+) -> None:
+    def fill(root: Path) -> None:
+        place = root / path
+        place.parent.mkdir(exist_ok=True)
+        if link is None:
+            place.mkdir()
+        elif link:
+            place.symlink_to(link)
+        else:
+            place.touch()
+
+    error = rig.run("true", parent=rig.commit(fill, parent=rig.image)).error
+    assert error is not None
+    assert error.message == f"cannot mount there, the image has {found}"
+
+
+@pytest.mark.parametrize("link", ["/tmp/x", "../../../../../../tmp/x", "../run/a/b/resolv.conf"])
+def test_a_link_to_the_name_servers_is_followed_inside(
+    rig: Rig, tmp_path: Path, link: str
+) -> None:
+    before = sorted(os.listdir("/tmp"))
+    image = rig.commit(
+        lambda root: ((root / "etc").mkdir(), (root / "etc/resolv.conf").symlink_to(link))[-1],
+        parent=rig.image,
+    )
+    done = rig.run("grep -c nameserver /etc/resolv.conf; readlink /etc/resolv.conf", parent=image)
+    assert done.ok().output.split()[1:] == [link]
+    assert not (set(os.listdir("/tmp")) - set(before)) & {"x"}
+    assert list(rig.directory(done.snapshot).iterdir()) == []
+
+
 def test_a_replaced_parent_directory_does_not_lead_the_clean_up_out(
     rig: Rig, tmp_path: Path
 ) -> None:
