@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -45,11 +46,25 @@ def build_root(spec: WireSpec, *, prepared: bool) -> Stubs:
     os.close(root)
     if spec["readonly_root"]:
         sc.mount_setattr(sc.AT_FDCWD, ".", 0, add=sc.MOUNT_ATTR_RDONLY)
-    sc.pivot_root(".", ".")
-    sc.umount2(".", sc.MNT_DETACH)
-    os.chdir("/")
+    _change_root()
     _mask(spec, prepared=prepared)
     return stubs
+
+
+def _change_root() -> None:
+    """Make the working directory the root, and let go of the old one."""
+    try:
+        sc.pivot_root(".", ".")
+    except sc.SyscallError as error:
+        if error.errno != errno.EPERM:
+            raise
+        # Docker's filter forbids it even with CAP_SYS_ADMIN. The old root stays, below the new one
+        # where no path leads: ".." ends at the top of a mount namespace.
+        sc.mount(".", "/", None, sc.MS_MOVE)
+        os.chroot(".")
+    else:
+        sc.umount2(".", sc.MNT_DETACH)
+    os.chdir("/")
 
 
 def _mask(spec: WireSpec, *, prepared: bool) -> None:

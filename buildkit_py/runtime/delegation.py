@@ -68,10 +68,16 @@ def _move_down(folder: Path) -> bool:
     return moved
 
 
+def can_ask() -> bool:
+    """Whether there is a systemd of this user to ask."""
+    folder = os.environ.get("XDG_RUNTIME_DIR")
+    return bool(folder and shutil.which("busctl") and os.path.exists(f"{folder}/systemd/private"))
+
+
 def ask_systemd() -> bool:
     """Have the user's systemd put this process and its children into a scope that is ours."""
     program = shutil.which("busctl")
-    if program is None:
+    if program is None or not can_ask():
         return False
     pids = [str(pid) for pid in _family()]
     words = ["--user", "--quiet", "call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1"]

@@ -50,6 +50,7 @@ def probe(state_root: str | None = None) -> HostSupport:
         _kernel,
         lambda: _state_root(state_root),
         lambda: namespaces,
+        *([_own_proc] if namespaces.present else []),
         _user_namespaces,
         lambda: _overlay(state_root),
         _id_ranges,
@@ -114,7 +115,26 @@ for name, text in (("setgroups", "deny"), ("uid_map", "0 %d 1" % ids[0]),
     with open("/proc/self/" + name, "w") as file:
         file.write(text)
 """
+_OWN_PROC = """\
+sc.unshare(sc.CLONE_NEWNS | sc.CLONE_NEWPID)
+pid = os.fork()
+if pid:
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+sc.mount("none", "/", None, sc.MS_REC | sc.MS_PRIVATE)
+sc.mount("proc", "/proc", "proc", 0xE)
+"""
 _CAPABILITIES = "root has lost its capabilities: keep them (docker: --cap-add=SETFCAP)"
+
+
+def _own_proc() -> Finding:
+    why = _try((_USER_NAMESPACE if needs_user_namespace() else "") + _OWN_PROC)
+    remedy = "parts of /proc are hidden here, so steps see this container's processes and hidden"
+    remedy += (
+        " parts (docker: --security-opt systempaths=unconfined gives them a /proc of their own)"
+    )
+    return Finding(
+        name="/proc of a step", present=not why, detail=why, remedy=remedy if why else ""
+    )
 
 
 def _try_namespaces() -> Finding:
@@ -278,7 +298,7 @@ def _network_helper() -> Finding:
 
 def _cgroups() -> Finding:
     from buildkit_py.runtime.cgroups import find_hierarchies  # noqa: PLC0415
-    from buildkit_py.runtime.delegation import LEND, lent_root  # noqa: PLC0415
+    from buildkit_py.runtime.delegation import LEND, can_ask, lent_root  # noqa: PLC0415
 
     unified, controllers = find_hierarchies(_text("/proc/self/mounts"))
     parts = []
@@ -289,6 +309,9 @@ def _cgroups() -> Finding:
     lent = unified is not None and lent_root(unified, _text("/proc/self/cgroup")) is not None
     writable = lent or any(os.access(place, os.W_OK) for place in controllers.values())
     how = f" ({LEND})" if unified is not None and not controllers else ""
+    if not writable and how and can_ask():
+        writable = True
+        parts.append("systemd lends one to a build with limits")
     return Finding(
         name="cgroups",
         present=writable,

@@ -51,7 +51,7 @@ class Tries:
     left: list[int]
 
 
-@pytest.fixture(scope="module", params=["root", "a range of ids", "one id"])
+@pytest.fixture(scope="module", params=["root", "no pivot_root", "a range of ids", "one id"])
 def tries(request: pytest.FixtureRequest, busybox_program: Path) -> Iterator[Tries]:
     """The probe's answers, from a sandbox of root, and of a user with many ids and with one."""
     if not Path(escape_main.SYSTEM_PYTHON).exists():
@@ -63,8 +63,9 @@ def tries(request: pytest.FixtureRequest, busybox_program: Path) -> Iterator[Tri
     secret.write_text("host")
     secret.chmod(0o666)
     try:
-        if request.param == "root":
+        if request.param in {"root", "no pivot_root"}:
             command = [sys.executable, "-m", escape_main.__name__, base, busybox_program]
+            command += ["no-pivot"] if request.param != "root" else []
             project = Path(__file__).resolve().parents[2]
             done = subprocess.run(
                 command, cwd=project, capture_output=True, text=True, check=False
