@@ -8,25 +8,25 @@ import stat
 
 from buildkit_py.runtime import syscalls as sc
 from buildkit_py.runtime.rootfs import (
-    Stubs,
     attributes_of,
     clone,
-    make_target,
     mount_on,
     mount_scratch,
     mount_tree,
     mount_usual,
 )
+from buildkit_py.runtime.targets import Stubs, make_target
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from buildkit_py.runtime.spec import WireMount, WireSpec
 
 
-def build_root(spec: WireSpec, *, prepared: bool) -> Stubs:
+def build_root(spec: WireSpec, *, prepared: bool, for_another: bool = False) -> Stubs:
     """Mount everything below `scratch`, and make it this process' root. Returns what was made.
 
-    `prepared` says that `rootfs.prepare` has been called already.
+    `prepared` says that `standby.prepare` has been called already; `for_another` that the root is
+    that of another process in this mount namespace too.
     """
     scratch = spec["scratch"]
     if not prepared:
@@ -46,17 +46,26 @@ def build_root(spec: WireSpec, *, prepared: bool) -> Stubs:
     os.close(root)
     if spec["readonly_root"]:
         sc.mount_setattr(sc.AT_FDCWD, ".", 0, add=sc.MOUNT_ATTR_RDONLY)
-    _change_root()
+    _change_root(for_another=for_another)
     _mask(spec, prepared=prepared)
     return stubs
 
 
-def _change_root() -> None:
+def may_pivot() -> bool:
+    """Whether pivot_root is not forbidden: then all it misses here is the path."""
+    try:
+        sc.pivot_root("/proc/-", "/proc/-")
+    except sc.SyscallError as error:
+        return error.errno != errno.EPERM
+    return True
+
+
+def _change_root(*, for_another: bool) -> None:
     """Make the working directory the root, and let go of the old one."""
     try:
         sc.pivot_root(".", ".")
     except sc.SyscallError as error:
-        if error.errno != errno.EPERM:
+        if error.errno != errno.EPERM or for_another:  # which would keep the old root
             raise
         # Docker's filter forbids it even with CAP_SYS_ADMIN. The old root stays, below the new one
         # where no path leads: ".." ends at the top of a mount namespace.
@@ -78,11 +87,8 @@ def _mask(spec: WireSpec, *, prepared: bool) -> None:
 
 
 def mask(base: str, masked: tuple[str, ...], readonly: tuple[str, ...]) -> None:
-    """Hide files and directories below `base`, and take the write access from others.
-
-    A `*` in a path to hide stands for the rest of a name.
-    """
-    for place in _each(base, masked):
+    """Hide files and directories below `base`, and take the write access from others."""
+    for place in each_place(masked, base):
         try:
             is_directory = stat.S_ISDIR(os.stat(place).st_mode)
         except OSError:
@@ -100,7 +106,8 @@ def mask(base: str, masked: tuple[str, ...], readonly: tuple[str, ...]) -> None:
         sc.mount(place, place, None, flags | sc.MS_NOSUID | sc.MS_NODEV | sc.MS_NOEXEC)
 
 
-def _each(base: str, paths: tuple[str, ...]) -> list[str]:
+def each_place(paths: tuple[str, ...], base: str = "") -> list[str]:
+    """The paths below `base`, those with a `*` as often as there are names for it."""
     places = []
     for path in paths:
         start, star, rest = path.partition("*")

@@ -34,7 +34,7 @@ import sys
 from buildkit_py.runtime import calls
 from buildkit_py.runtime import syscalls as sc
 from buildkit_py.runtime.leftovers import children_of, remove_cgroup
-from buildkit_py.runtime.parked import ENTERED, Parked, fits_parked, make_template
+from buildkit_py.runtime.parked import ENTERED, Parked, can_park, fits_parked, make_template
 from buildkit_py.runtime.process import IGNORED_SIGNALS, look_around, restore_signals
 from buildkit_py.runtime.standby import stand_by
 from buildkit_py.runtime.step import problem, run_step
@@ -345,10 +345,6 @@ def tell(reply: _socket.socket, message: tuple[Any, ...], fds: tuple[int, ...] =
         pass
 
 
-def _in_initial_user_namespace() -> bool:
-    return os.readlink("/proc/self/ns/user") == f"user:[{0xEFFFFFFD}]"  # as linux/proc_ns.h has it
-
-
 def _become_first_of_pid_namespace(control: _socket.socket) -> int:
     """Fork into a pid namespace of the server's own; the outer process only waits.
 
@@ -395,5 +391,5 @@ def main(control_fd: int, *, namespaces: bool, parking: bool, scratch: str) -> N
     send(control, ("hello",))
     gc.disable()
     gc.freeze()
-    parking = parking and namespaces and calls.available() and _in_initial_user_namespace()
+    parking = parking and namespaces and can_park()
     Server(control, scratch, home, namespaces=namespaces, parking=parking).serve()

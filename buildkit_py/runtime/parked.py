@@ -16,8 +16,8 @@ import struct
 
 from buildkit_py.runtime import process as pr
 from buildkit_py.runtime import syscalls as sc
-from buildkit_py.runtime.attach import build_root
-from buildkit_py.runtime.calls import ANY, CallList, Child, tolerating
+from buildkit_py.runtime.attach import build_root, each_place, may_pivot
+from buildkit_py.runtime.calls import ANY, CallList, Child, available, tolerating
 from buildkit_py.runtime.defaults import DEFAULT_CAPABILITIES, MASKED_PATHS, READONLY_PATHS
 from buildkit_py.runtime.rootfs import (
     DEV_OPTIONS,
@@ -35,8 +35,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from buildkit_py.runtime.rootfs import Stubs
     from buildkit_py.runtime.spec import WireSpec
+    from buildkit_py.runtime.targets import Stubs
     from buildkit_py.runtime.users import Identity
 
 _NAMESPACES = (
@@ -48,6 +48,12 @@ _MOST_CANDIDATES = 24
 _MOST_CALLS = 20 + _MOST_CANDIDATES
 _F_SETFD, _FD_CLOEXEC, _LAST_FD = 2, 1, 0xFFFF_FFFF
 _AFTER_WHICH_NEXT = tolerating(*pr.NEXT_CANDIDATE)
+
+
+def can_park() -> bool:
+    """Whether such a child can be had here."""
+    initial = f"user:[{0xEFFFFFFD}]"  # as linux/proc_ns.h has it
+    return available() and may_pivot() and os.readlink("/proc/self/ns/user") == initial
 
 
 class Parked:
@@ -99,7 +105,7 @@ class Parked:
         """
         try:
             sc.sethostname(spec["hostname"])
-            stubs = build_root(spec, prepared=True)
+            stubs = build_root(spec, prepared=True, for_another=True)
             step = self._step(spec, stdio)
         finally:
             sc.setns(home, ENTERED)
@@ -229,7 +235,7 @@ def _add_dev(calls: CallList, base: bytes) -> None:
 
 
 def _add_masks(calls: CallList, base: bytes) -> None:
-    for path in MASKED_PATHS:
+    for path in each_place(MASKED_PATHS):
         place = base + path.encode()
         if os.path.isdir(path):
             calls.add("mount", b"tmpfs", place, b"tmpfs", sc.MS_RDONLY, b"size=0k")

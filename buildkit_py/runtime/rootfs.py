@@ -1,11 +1,7 @@
 """The sandbox child's file system: overlay, /proc, /sys, /dev, mounts, pivot_root, masks.
 
 Runs in the child only, inside a private mount namespace, so nothing mounted here can be seen or
-left behind outside. Every target is resolved with openat2(RESOLVE_IN_ROOT) and mounted on through
-its file descriptor: a symbolic link in an image can never lead a mount out of the root.
-
-Mount points that the root lacks are made, and reported as *stubs* so that the parent can take
-them out of the layer again.
+left behind outside. Targets (`targets.py`) are mounted on through their file descriptors.
 """
 
 from __future__ import annotations
@@ -15,6 +11,7 @@ import os
 import stat
 
 from buildkit_py.runtime import syscalls as sc
+from buildkit_py.runtime.targets import Stubs, make_target, real_path, refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,44 +34,11 @@ LINKS = (
     ("stderr", "/proc/self/fd/2"),
     ("ptmx", "pts/ptmx"),
 )
+_CGROUPS = "/sys/fs/cgroup"
 SCRATCH_FOLDERS = ("root", "empty", "files")
-_LINK_DEPTH = 40
 DEV_OPTIONS = "mode=755,size=65536k"
 PTS_OPTIONS = "newinstance,ptmxmode=0666,mode=0620"
 PTS_FLAGS = sc.MS_NOSUID | sc.MS_NOEXEC
-
-
-class Stubs:
-    """Mount points made by us: (path, parent path), and directories with their times.
-
-    `before[path]` is (atime, mtime, mode, uid, gid) of a directory that we changed, `after[path]`
-    is (mtime, ctime) when we were done.
-    """
-
-    def __init__(self) -> None:
-        self.made: list[str] = []
-        self.before: dict[str, tuple[int, int, int, int, int]] = {}
-        self.after: dict[str, tuple[int, int]] = {}
-
-    def note_directory(self, root: int, path: str) -> None:
-        """Remember a directory and those above it before the first change below them."""
-        while path not in self.before:
-            fd = sc.openat2(root, path, os.O_PATH, sc.RESOLVE_IN_ROOT)
-            st = os.fstat(fd)
-            os.close(fd)
-            owner = (st.st_mode, st.st_uid, st.st_gid)
-            self.before[path] = (st.st_atime_ns, st.st_mtime_ns, *owner)
-            if path == "/":
-                break
-            path = os.path.dirname(path)
-
-    def finish(self, root: int) -> None:
-        """Remember the times, once all mount points are made."""
-        for path in self.before:
-            fd = sc.openat2(root, path, os.O_PATH, sc.RESOLVE_IN_ROOT)
-            st = os.fstat(fd)
-            self.after[path] = (st.st_mtime_ns, st.st_ctime_ns)
-            os.close(fd)
 
 
 # ------------------------------------------------------------------ trees
@@ -186,55 +150,7 @@ def _mount_overlay_relative(
     os.chdir("/")
 
 
-# ------------------------------------------------------------------ targets
-def make_target(root: int, target: str, *, directory: bool, stubs: Stubs, depth: int = 0) -> int:
-    """A descriptor of `target` inside `root`; it and its parents are made where missing."""
-    try:
-        fd = sc.openat2(root, target, os.O_PATH, sc.RESOLVE_IN_ROOT | sc.RESOLVE_NO_MAGICLINKS)
-    except OSError as error:
-        if error.errno == errno.ELOOP or depth > _LINK_DEPTH:
-            raise _refusal(error.errno, "links that lead nowhere", target) from error
-        if error.errno != errno.ENOENT:
-            raise
-    else:
-        if stat.S_ISDIR(os.fstat(fd).st_mode) != directory:
-            found = "no directory" if directory else "a directory"
-            raise _refusal(errno.ENOTDIR if directory else errno.EISDIR, found, target)
-        return fd
-    parent_path, _, name = target.rstrip("/").rpartition("/")
-    parent = make_target(root, parent_path or "/", directory=True, stubs=stubs, depth=depth + 1)
-    try:
-        try:
-            link = os.readlink(name, dir_fd=parent)
-        except OSError:
-            pass
-        else:  # a dangling link: make what it points at, inside the root
-            new = link if link.startswith("/") else f"{parent_path}/{link}"
-            return make_target(root, new, directory=directory, stubs=stubs, depth=depth + 1)
-        real_parent = _real_path(root, parent)
-        stubs.note_directory(root, real_parent)
-        if directory:
-            os.mkdir(name, 0o755, dir_fd=parent)
-        else:
-            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
-            os.close(os.open(name, flags, 0o644, dir_fd=parent))
-        stubs.made.append(f"{real_parent.rstrip('/')}/{name}")
-        return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-    finally:
-        os.close(parent)
-
-
-def _refusal(number: int | None, found: str, target: str) -> OSError:
-    return OSError(number or 0, f"cannot mount there, the image has {found}", target)
-
-
-def _real_path(root: int, fd: int) -> str:
-    base = os.readlink(f"/proc/self/fd/{root}")
-    path = os.readlink(f"/proc/self/fd/{fd}")
-    inner = path[len(base) :] if base != "/" else path
-    return inner or "/"
-
-
+# ------------------------------------------------------------------ mounts
 def mount_on(fd: int, source: str, kind: str | None, flags: int, data: str = "") -> None:
     """mount(2) at an open place."""
     sc.mount(source, f"/proc/self/fd/{fd}", kind, flags, data)
@@ -308,8 +224,8 @@ def mount_usual(root: int, spec: WireSpec, stubs: Stubs, *, prepared: bool) -> N
 def _own_place(root: int, path: str, stubs: Stubs) -> int:
     """A directory that is where its name says: another would be hidden behind the mount."""
     fd = make_target(root, path, directory=True, stubs=stubs)
-    if _real_path(root, fd) != path:
-        raise _refusal(errno.ELOOP, "a link", path)
+    if real_path(root, fd) != path:
+        raise refusal(errno.ELOOP, "a link", path)
     return fd
 
 
@@ -342,18 +258,31 @@ def mount_sys(fd: int, readonly: int) -> None:
 
 
 def _mount_cgroups(root: int, readonly: int) -> None:
-    """On hosts with version 2 alone; made by the step, in its own cgroup namespace."""
-    if not os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
-        return
+    """The step's own group where version 2 is alone, else nothing; never the host's groups.
+
+    Made by the step, in its own cgroup namespace.
+    """
     try:
-        place = sc.openat2(root, "/sys/fs/cgroup", os.O_PATH, sc.RESOLVE_IN_ROOT)
+        place = sc.openat2(root, _CGROUPS, os.O_PATH, sc.RESOLVE_IN_ROOT)
     except OSError:
         return
-    try:
-        mount_on(place, "cgroup2", "cgroup2", SAFE | readonly)
-    except OSError:
-        pass  # not delegated to us: the directory stays as it is
+    if os.fstat(place).st_dev != _device(root, "/sys"):  # in a bind of the host's /sys
+        mount_on(place, "tmpfs", "tmpfs", sc.MS_RDONLY | SAFE, "size=0k")
+        os.close(place)
+        place = sc.openat2(root, _CGROUPS, os.O_PATH, sc.RESOLVE_IN_ROOT)
+    if os.path.exists(f"{_CGROUPS}/cgroup.controllers"):
+        try:
+            mount_on(place, "cgroup2", "cgroup2", SAFE | readonly)
+        except OSError:
+            pass  # not delegated to us: the directory stays empty
     os.close(place)
+
+
+def _device(root: int, path: str) -> int:
+    fd = sc.openat2(root, path, os.O_PATH, sc.RESOLVE_IN_ROOT)
+    device = os.fstat(fd).st_dev
+    os.close(fd)
+    return device
 
 
 def fill_dev(dev: int, scratch: str) -> None:

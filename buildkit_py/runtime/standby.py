@@ -16,14 +16,13 @@ from buildkit_py.runtime.defaults import DEFAULT_CAPABILITIES, MASKED_PATHS, REA
 from buildkit_py.runtime.process import drop_bounding_set
 from buildkit_py.runtime.rootfs import (
     DEV_OPTIONS,
-    Stubs,
     fill_dev,
-    make_target,
     mount_scratch,
     mount_sys,
     new_proc,
 )
 from buildkit_py.runtime.step import STEP_NAMESPACES, run_step, tell_of_start
+from buildkit_py.runtime.targets import Stubs, make_target
 from buildkit_py.runtime.users import resolve_user
 from buildkit_py.runtime.wire import TAKEN, decode, receive, send_rights
 

@@ -13,7 +13,7 @@ import struct
 from buildkit_py.runtime import syscalls as sc
 from buildkit_py.runtime.attach import build_root
 from buildkit_py.runtime.process import StepError, become_process
-from buildkit_py.runtime.rootfs import Stubs
+from buildkit_py.runtime.targets import Stubs
 from buildkit_py.runtime.users import UnknownUser
 from buildkit_py.runtime.wire import send
 
