@@ -189,16 +189,23 @@ def pivot_matches(
 ) -> Iterator[Node]:
     """What `COPY --parents` takes below one of its pivots.
 
-    Raises CopyError for a literal path that is not there.
+    The walk follows no link, so nothing has a path that leads through one: as in BuildKit that is
+    no error. Raises CopyError for a literal path that is not there.
     """
     above = os.fsencode(clean_path(pivot))
     whole = os.fsencode(clean_path(source))
     inside = above != b"/" and (whole + b"/").startswith(above + b"/")
     below = base.path.rstrip(b"/") + (whole[len(above) :] if inside else whole)
-    if wildcard:
-        yield from match_pattern(tree, below, deep=True)
-    else:
-        yield _literal(tree, os.fsdecode(below) or "/", follow=False)
+    if not wildcard:
+        found = _literal(tree, os.fsdecode(below) or "/", follow=False)
+        if found.path == (below or b"/"):
+            yield found
+        return
+    plain = takewhile(lambda part: not _META.search(part), below.split(b"/"))
+    start = b"/".join(plain).rstrip(b"/") + b"/"
+    for found in match_pattern(tree, below, deep=True):
+        if (found.path + b"/").startswith(start):
+            yield found
 
 
 def exclusion(patterns: tuple[str, ...]) -> _Rules | None:

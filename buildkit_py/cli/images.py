@@ -64,8 +64,8 @@ def run_images(args: Namespace) -> int:
         images = filtered_images(store, args.filter)
         rows = list(_rows(images, args.name, whole=args.no_trunc))
     if args.quiet:
-        for image_id in dict.fromkeys(row["ID"] for row in rows):
-            print(image_id)
+        for row in _one_per_name(rows):
+            print(row["ID"])
         return 0
     if args.tree:
         _print_tree(rows)

@@ -137,11 +137,13 @@ class EntryPlacer:
         *,
         base: bytes = b"/",
         implied: Attributes = _IMPLIED,
+        born_here: bool = False,
     ) -> None:
         self.writer = writer
         self._reader = reader
         self._base = base
         self._implied = implied
+        self._born_here = born_here
         self._parents: dict[bytes, UpperDirectory] = {}
         self._generation = 0
         self._placed: set[bytes] = set()
@@ -161,7 +163,9 @@ class EntryPlacer:
                     f"cannot unpack into {os.fsdecode(path[:80])}…: "
                     f"more than {MAX_DEPTH} directories inside each other"
                 )
-            made = self.writer.make_directories(resolved, self._implied)
+            made = self.writer.make_directories(
+                resolved, self._implied, born_here=self._born_here, owned=True
+            )
             self._placed.update(directory.real for directory in made)
             found = self.writer.directory(resolved)
         except CopyError as error:

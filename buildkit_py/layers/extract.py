@@ -47,7 +47,7 @@ def extract_archive(
     with open_decompressor(stream) as tar:
         reader = LayerReader(tar, options.limits)
         implied = Attributes(mode=0o755, mtime_ns=options.made_at)
-        placer = EntryPlacer(writer, reader, base=destination, implied=implied)
+        placer = EntryPlacer(writer, reader, base=destination, implied=implied, born_here=True)
         for entry in reader:
             wanted = replace(attributes_of(entry), mtime_ns=max(entry.mtime_ns, 0))
             if options.owner is not None:

@@ -311,9 +311,11 @@ class _Copy:
         top = base.path.rstrip(b"/")
         places = {top: copier.into(base, directory)}
         whole: set[bytes] = set()
+        found = False
         for node in pivot_matches(
             self._tree, base, action.source, action.parents_pivot, wildcard=action.wildcard
         ):
+            found = True
             if _is_below(node.path, whole):
                 continue
             if node.is_dir:
@@ -325,6 +327,11 @@ class _Copy:
                 parent = self._place(parent_path, places)
                 copier.copy_below(node, parent, name, os.fsdecode(node.path[len(top) + 1 :]))
         self._set_time(base, directory, made=made)
+        if not found and not action.wildcard:
+            path = action.source.lstrip("/")
+            self._totals.warnings.setdefault(
+                f"--parents copies nothing of {path}: a symbolic link is on the way"
+            )
 
     def _left_out(self, node: Node, relative: bytes) -> bool:
         """Whether rules exclude a match, and everything below it."""

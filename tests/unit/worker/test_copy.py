@@ -514,6 +514,18 @@ def test_parents_requires_a_literal_path_but_not_a_match(build: Build) -> None:
         build.copy("/a/none", "/out/", parents=True)
 
 
+@pytest.mark.parametrize("source", ["/link/d/f", "/link/d", "/link/*/f", "/link/**", "/l*/d/f"])
+def test_parents_goes_through_no_link(build: Build, source: str) -> None:
+    make_tree(build.context, {"real/d/f": "1"})
+    (build.context / "link").symlink_to("real")
+    result = build.copy(source, "/out/", parents=True)
+    assert build.files() == {}
+    assert bool(result.warnings) is ("*" not in source)
+    assert stat.S_ISDIR(build.stat("/out").st_mode)
+    build.copy("/link/d/f", "/out/", parents=True, parents_pivot="/link")
+    assert build.files() == {"/out/d/f": "1"}
+
+
 def test_parents_makes_the_destination_without_a_match(build: Build) -> None:
     make_tree(build.context, {"a/f": "1"})
     build.copy("/a/*.none", "/out/", parents=True)
@@ -717,3 +729,13 @@ def test_deep_directories_are_no_problem(build: Build) -> None:
     make_tree(build.context, {f"{deep}/f": "1"})
     build.copy("/", "/out")
     assert list(build.files()) == [f"/out/{deep}/f"]
+
+
+@pytest.mark.root
+def test_directories_that_an_archive_implies_are_set_group_id_in_such_a_one(build: Build) -> None:
+    make_tree(build.base, {"shared/": With(None, mode=0o2775, owner=(0, 50))})
+    (build.context / "a.tar").write_bytes(archive({"new/deep/f": "1"}))
+    build.copy("/a.tar", "/shared/", unpack=True)
+    for path in ("/shared/new", "/shared/new/deep"):
+        found = build.stat(path)
+        assert (stat.S_IMODE(found.st_mode), found.st_gid) == (0o2755, 0), path
