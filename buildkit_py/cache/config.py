@@ -23,6 +23,7 @@ CONFIG_TYPE = "application/vnd.buildkit.cacheconfig.v0"
 CONFIG_LIMIT = 64 << 20
 INLINE_FIELD = "moby.buildkit.cache.v0"
 DIFF_ID_ANNOTATION = "containerd.io/uncompressed"
+UNNAMED = Digest("")  # the diff_id of layers that a document does not tell
 _MOST_LAYERS = 50_000
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
@@ -85,7 +86,20 @@ class CacheConfig:
 
 def encode(config: CacheConfig) -> bytes:
     """Canonical JSON."""
-    records = [
+    layers = [_layer_to_json(layer) for layer in config.layers]
+    document: dict[str, Any] = {"layers": layers, "records": _records_to_json(config)}
+    if config.mounts:
+        document["pybuild.mounts"] = [_mount_to_json(mount) for mount in config.mounts]
+    return canonical_json(document)
+
+
+def encode_records(config: CacheConfig) -> bytes:
+    """The records alone, as an image holds them, whose layers are the cache's."""
+    return canonical_json(_records_to_json(config))
+
+
+def _records_to_json(config: CacheConfig) -> list[dict[str, Any]]:
+    return [
         {
             "digest": key,
             "layers": [{"layer": item.layer, "createdAt": _time_text(item.created)}],
@@ -95,11 +109,6 @@ def encode(config: CacheConfig) -> bytes:
         for item in config.results
         for key in item.keys
     ]
-    layers = [_layer_to_json(layer) for layer in config.layers]
-    document: dict[str, Any] = {"layers": layers, "records": records}
-    if config.mounts:
-        document["pybuild.mounts"] = [_mount_to_json(mount) for mount in config.mounts]
-    return canonical_json(document)
 
 
 def _mount_to_json(mount: CachedMount) -> dict[str, Any]:
@@ -144,15 +153,20 @@ def _layer_to_json(layer: CachedLayer) -> dict[str, Any]:
     return out
 
 
-def decode(data: bytes) -> CacheConfig:
-    """Read a document of anybody's. Raises ContentError."""
+def decode(data: bytes, image: Sequence[str] = ()) -> CacheConfig:
+    """Read a document of anybody's. Raises ContentError.
+
+    Records alone are about the layers of an image, whose diff_ids are `image`.
+    """
     if len(data) > CONFIG_LIMIT:
         raise ContentError(f"cache config of {len(data)} bytes is too large")
     try:
         raw = json.loads(data)
+        if isinstance(raw, list):
+            raw = {"layers": [_layer_of_image(*item) for item in enumerate(image)], "records": raw}
         layers = [_layer_from_json(item, index) for index, item in enumerate(raw["layers"])]
         mounts = tuple(_mount_from_json(item) for item in raw.get("pybuild.mounts", ()))
-        results = _results(raw["records"], len(layers))
+        results = _results(raw["records"], layers)
         return CacheConfig(layers=tuple(layers), results=results, mounts=mounts)
     except KeyError as error:
         raise ContentError(f"cache config is malformed: it has no {error}") from error
@@ -175,21 +189,32 @@ def _layer_from_json(raw: Mapping[str, Any], index: int) -> CachedLayer:
             size=int(annotations.get("size", 0)),
             annotations={str(k): str(v) for k, v in annotations.get("additional", {}).items()},
         )
-    diff_id = annotations.get("diffID")
-    if not isinstance(diff_id, str):
-        raise ContentError("cache config is malformed: a layer has no diffID")
-    return CachedLayer(diff_id=parse_digest(diff_id), parent=parent, blob=blob)
+    named = annotations.get("diffID")
+    diff_id = UNNAMED if named is None else parse_digest(str(named))
+    return CachedLayer(diff_id=diff_id, parent=parent, blob=blob)
 
 
-def _results(records: Sequence[Mapping[str, Any]], count: int) -> tuple[CachedResult, ...]:
+def _layer_of_image(index: int, diff_id: str) -> dict[str, Any]:
+    return {"parent": index - 1, "annotations": {"diffID": diff_id}}
+
+
+def _results(
+    records: Sequence[Mapping[str, Any]], places: Sequence[CachedLayer]
+) -> tuple[CachedResult, ...]:
     found: list[CachedResult] = []
+    named: list[bool] = []
+    for place in places:
+        below = place.parent < 0 or named[place.parent]
+        named.append(below and place.diff_id != UNNAMED)
     for record in records:
         layers = record.get("layers") or []
         if not layers:
             continue  # a link of another builder's chain of keys
         layer = int(layers[0]["layer"])
-        if not 0 <= layer < count:
+        if not 0 <= layer < len(places):
             raise ContentError("cache config is malformed: a record names no layer")
+        if not named[layer]:
+            continue  # as other builders write them, whose keys are of no use here
         key = parse_digest(str(record["digest"]))
         found.append(
             CachedResult(

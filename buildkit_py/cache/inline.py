@@ -1,7 +1,7 @@
 """`type=inline`: a cache inside of an image's config, for its own layers only.
 
-The field holds base64 of a cache config whose layers are the image's, in their order; their blobs
-are those of the image's manifest, which is made after the config.
+The field holds base64 of a cache config's records, as BuildKit has it. Their layers are the
+image's, in their order; its manifest, which is made after the config, has their blobs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from buildkit_py.cache.base import ExportedResult
-from buildkit_py.cache.config import INLINE_FIELD, CacheConfig, decode, encode
+from buildkit_py.cache.config import INLINE_FIELD, CacheConfig, decode, encode_records
 from buildkit_py.cache.exports import choose_results, collect
 from buildkit_py.errors import ContentError
 
@@ -36,7 +36,7 @@ def inline_field(
     own = [snapshots.diff_id(item.id) for item in snapshots.chain(root)]
     if [layer.diff_id for layer in export.config.layers] != own[: len(export.config.layers)]:
         return {}
-    return {INLINE_FIELD: base64.b64encode(encode(export.config)).decode("ascii")}
+    return {INLINE_FIELD: base64.b64encode(encode_records(export.config)).decode("ascii")}
 
 
 def read_inline(config: Mapping[str, Any], layers: Sequence[Descriptor]) -> CacheConfig | None:
@@ -44,8 +44,11 @@ def read_inline(config: Mapping[str, Any], layers: Sequence[Descriptor]) -> Cach
     value = config.get(INLINE_FIELD)
     if not isinstance(value, str):
         return None
+    root = config.get("rootfs")
+    diff_ids = root.get("diff_ids") if isinstance(root, dict) else None
+    image = [str(item) for item in diff_ids] if isinstance(diff_ids, list) else []
     try:
-        found = decode(base64.b64decode(value, validate=True))
+        found = decode(base64.b64decode(value, validate=True), image)
     except binascii.Error as error:
         raise ContentError("inline cache is not valid base64") from error
     if len(found.layers) > len(layers):

@@ -25,7 +25,7 @@ from buildkit_py.cache.options import parse_export, parse_import
 from buildkit_py.digest import Digest, sha256
 from buildkit_py.errors import ContentError, UsageError
 from buildkit_py.layers.tree import MergedTree
-from buildkit_py.oci.descriptor import MediaType
+from buildkit_py.oci.descriptor import Descriptor, MediaType
 from buildkit_py.store import Store, make_store
 from buildkit_py.store.layer import Variant
 from buildkit_py.store.locks import FileLock
@@ -197,10 +197,29 @@ def test_a_cache_travels_inside_of_an_image(machines: Callable[[], Machine]) -> 
     snapshots = one.store.snapshots
     field = inline_field([result("base", base), result("top", top)], top, snapshots)
     blobs = [snapshots.layer(item, Variant(compression="gzip")).descriptor for item in (base, top)]
-    read = read_inline(field, blobs)
+    records = json.loads(base64.b64decode(field[INLINE_FIELD]))
+    assert isinstance(records, list)  # BuildKit reads nothing else
+    ids = [snapshots.diff_id(item) for item in (base, top)]
+    read = read_inline({**field, "rootfs": {"diff_ids": ids}}, blobs)
     assert read is not None
     assert [layer.blob for layer in read.layers] == blobs
     assert {item.keys[0]: item.layer for item in read.results} == {key("base"): 0, key("top"): 1}
+
+
+def test_caches_as_buildkit_writes_them_are_read_and_hold_nothing_for_us() -> None:
+    records = [
+        {"layers": [{"layer": 1, "createdAt": "2026-01-01T00:00:00.5Z"}], "digest": key("1")},
+        {"digest": key("2"), "inputs": [[{"link": 0}]]},
+    ]
+    inside = base64.b64encode(json.dumps(records).encode()).decode()
+    image = {INLINE_FIELD: inside, "rootfs": {"diff_ids": [key("a"), key("b")]}}
+    blob = Descriptor(media_type=MediaType.OCI_LAYER_GZIP, digest=key("blob"), size=1)
+    read = read_inline(image, [blob, blob])
+    assert read is not None
+    assert [item.keys for item in read.results] == [(key("1"),)]
+    layers = [{"blob": key("blob"), "parent": -1}, {"blob": key("blob")}]
+    document = json.dumps({"layers": layers, "records": records}).encode()
+    assert decode(document).results == ()
 
 
 def test_an_image_without_a_cache_has_none() -> None:
