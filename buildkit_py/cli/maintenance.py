@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from buildkit_py.store import Store
     from buildkit_py.store.usage import UsageRecord
 
-_FILTER = re.compile(r"(?P<key>[a-z]+)(?:(?P<operator>!=|~=|==?)(?P<value>.*))?\Z", re.DOTALL)
+_FILTER = re.compile(r"(?P<key>[a-z-]+)(?:(?P<operator>!=|~=|==?)(?P<value>.*))?\Z", re.DOTALL)
 _FLAGS: dict[str, Callable[[UsageRecord], bool]] = {
     "inuse": lambda record: record.in_use,
     "mutable": lambda record: record.mutable,
@@ -52,7 +52,7 @@ def _one_filter(text: str, now: float) -> Predicate:
     if key in _FLAGS and operator in {"", "=", "!="}:
         wanted = (not operator or _truth(text, value)) != (operator == "!=")
         return lambda record: _FLAGS[key](record) == wanted
-    if key == "until" and operator == "=":
+    if key in {"until", "unused-for"} and operator == "=":
         from buildkit_py.cli.images import until_seconds
 
         limit = until_seconds(value, now)
@@ -261,7 +261,10 @@ def _confirmed(*, all_images: bool) -> bool:
     what = "all images" if all_images else "images without a name"
     print(f"WARNING! This will remove {what} and all build cache that no image needs.")
     print("Are you sure you want to continue? [y/N] ", end="", flush=True)
-    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+    answer = sys.stdin.readline()
+    if not answer.endswith("\n"):
+        print()  # nobody is there to end the line
+    return answer.strip().lower() in {"y", "yes"}
 
 
 def _prune_images(store: Store, filters: Sequence[str], *, everything: bool) -> list[str]:

@@ -131,8 +131,7 @@ def _lock(session: Session, vertex: Vertex, key: Digest) -> FileLock:
             )
         )
 
-    # a bounded set of files: two steps that share one merely wait for each other
-    path = folder / f"step-{hex_of(key)[:4]}"
+    path = folder / f"step-{hex_of(key)[:32]}"  # swept with the garbage
     return FileLock(path, cancelled=session.cancelled, on_wait=waiting)
 
 

@@ -15,6 +15,7 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from io import BufferedWriter
@@ -32,6 +33,7 @@ from buildkit_py.store.paths import StatePaths
 KEEP_COUNT = 50
 KEEP_SECONDS = 48 * 3600.0
 _EVENTS = "events.jsonl"
+_CLOCK_SLACK = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,8 +146,11 @@ class BuildRecords:
                 self.remove(row["ref"])
 
     def list(self) -> tuple[BuildRecord, ...]:
-        """All records, newest first."""
-        rows = self._db.connection().execute("SELECT * FROM builds ORDER BY started DESC, ref")
+        """All records, newest first. Those from the future, of a clock set back, come last."""
+        rows = self._db.connection().execute(
+            "SELECT * FROM builds ORDER BY started > ?, started DESC, ref",
+            (time.time() + _CLOCK_SLACK,),
+        )
         return tuple(map(self._record, rows.fetchall()))
 
     def get(self, ref: str) -> BuildRecord:

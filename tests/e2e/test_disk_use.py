@@ -122,3 +122,40 @@ def test_pruning_takes_nothing_that_a_running_build_works_with(
     assert building.returncode == 0, said + rest
     assert busybox("run", "--rm", "app", "cat", "/all").stdout == "tool\n"
     assert "Store is sound" in busybox("system", "check").stdout
+
+
+def test_disk_use_has_the_forms_that_docker_has(
+    built: Pybuild, context: Callable[..., Path]
+) -> None:
+    built("build", context("FROM busybox\nRUN head -c 5000 /dev/zero > /nameless\n"))
+    rows = [
+        json.loads(line) for line in built("system", "df", "--format=json").stdout.split("\n")[:3]
+    ]
+    assert [row["Type"] for row in rows] == ["Images", "Build Cache", "Cache Mounts"]
+    assert rows[0]["TotalCount"] == "3"
+    assert rows[0]["Reclaimable"].startswith("5kB (")  # what the nameless image shares stays
+    table = built("du", "--format=table {{.ID}}\t{{.Size}}").stdout.splitlines()
+    assert table[0].split() == ["ID", "SIZE"]
+    assert len(table) == 1 + len(records(built))
+    plain, named = (
+        built("du").stdout.splitlines(),
+        built("du", "--format=table").stdout.splitlines(),
+    )
+    assert [line.split()[0] for line in plain] == [line.split()[0] for line in named]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("du", "--filter=inuse=perhaps"), 'invalid filter "inuse=perhaps"'),
+        (("du", "--format={{.Nothing}}"), 'there is no field "Nothing"'),
+        (("du", "something"), 'does not take the argument "something"'),
+        (("system", "df", "--nothing"), "unknown flag: --nothing"),
+    ],
+)
+def test_a_wrong_question_about_disk_use_is_one_clear_error(
+    built: Pybuild, words: tuple[str, ...], said: str
+) -> None:
+    done = built(*words, status=2)
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr

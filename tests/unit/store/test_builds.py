@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,3 +91,9 @@ def test_a_removed_record_leaves_no_file(records: BuildRecords, tmp_path: Path) 
     records.remove("abc")
     assert records.list() == ()
     assert list((tmp_path / "state" / "builds").iterdir()) == []
+
+
+def test_after_the_clock_was_set_back_the_last_build_is_the_last(records: BuildRecords) -> None:
+    build(records, "future", started=time.time() + 1e6)
+    build(records, "now", started=time.time())
+    assert [record.ref for record in records.list()] == ["now", "future"]
