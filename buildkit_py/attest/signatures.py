@@ -34,7 +34,7 @@ SIGNATURE = "dev.cosignproject.cosign/signature"
 _KIND = "cosign container image signature"
 _LIMIT = 1 << 20
 _MOST_SIGNATURES = 1000
-_MISSING = "install it by pip install 'buildkit_py[sign]'"
+_MISSING = "install it: pip install 'cryptography>=42'"
 _MAKE_ONE = "openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out key.pem"
 
 
