@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,12 +48,11 @@ def metadata_text(metadata: Mapping[str, object]) -> bytes:
 
 
 def _write(path: Path, data: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    from buildkit_py.exporters.destination import write_file  # noqa: PLC0415
+
     try:
-        partial.write_bytes(data)
-        partial.replace(path)
+        write_file(path, data)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise PybuildError(f"cannot write {path}: {error.strerror}") from error
 
 

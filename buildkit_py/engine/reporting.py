@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from buildkit_py.errors import PybuildError
+from buildkit_py.exporters.destination import write_file
 from buildkit_py.report import render_report
 from buildkit_py.store.builds import BuildRecords
 
@@ -35,10 +35,7 @@ def write_report(store: Store, ref: str, path: Path) -> None:
     records = BuildRecords(store.paths, store.db)
     record = records.get(ref)
     text = render_report(record, records.events(record.ref))
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        write_file(path, text.encode())
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise PybuildError(f"cannot write {path}: {error.strerror}") from error

@@ -36,6 +36,32 @@ def open_destination(request: ExportRequest, dest: str | None, what: str) -> Ite
         yield file
 
 
+def place_of(path: Path) -> Path | None:
+    """Where a whole new file may take the place of `path`: behind links.
+
+    None for what has to be written to: a device, a pipe, a descriptor such as /dev/stdout.
+    """
+    if path.is_symlink() and os.readlink(path).startswith("/proc/"):
+        return None
+    place = path.resolve()
+    return None if place.exists() and not place.is_file() else place
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file at once. Raises OSError."""
+    place = place_of(path)
+    if place is None:
+        path.write_bytes(data)
+        return
+    partial = place.with_name(f".{place.name}.{os.getpid()}")
+    try:
+        partial.write_bytes(data)
+        partial.replace(place)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
 @contextmanager
 def open_file(path: Path) -> Iterator[BinaryIO]:
     """A file that replaces `path` when the block ends well; devices and pipes are written to."""
@@ -43,10 +69,12 @@ def open_file(path: Path) -> Iterator[BinaryIO]:
         raise UsageError(f"cannot write an archive to {path}: it is a directory")
     with explain_os_errors(f"cannot write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not path.is_file():
+        place = place_of(path)
+        if place is None:
             with path.open("wb") as special:
                 yield special
             return
+        path = place
         partial = path.with_name(f".{path.name}.{os.getpid()}.part")
         file = partial.open("wb")
     try:

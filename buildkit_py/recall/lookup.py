@@ -232,7 +232,10 @@ def _remove_log(folder: str) -> None:
 
 
 def _write(path: str, data: bytes) -> None:
-    """Replace a file at once."""
+    """Replace a file at once; a device, a pipe, and what a link leads to are written to."""
+    if os.path.islink(path) or (os.path.exists(path) and not os.path.isfile(path)):
+        _write_new(path, data)
+        return
     folder, name = os.path.split(path)
     partial = os.path.join(folder, f".{name}.{os.getpid()}")
     try:

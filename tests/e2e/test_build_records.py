@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -142,3 +143,20 @@ def test_a_running_build_is_shown_as_one_and_its_record_stays(
     assert "Status:         interrupted\n" in shown
     assert [line.split()[1] for line in shown.splitlines() if "[2/2]" in line] == ["interrupted"]
     assert len(busybox("builds", "rm", "--all").stdout.split()) == 1
+
+
+def test_devices_are_written_to_and_never_replaced(
+    busybox: Pybuild, context: Callable[..., Path], tmp_path: Path
+) -> None:
+    device, stdout = tmp_path / "null", tmp_path / "stdout"
+    os.mknod(device, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    stdout.symlink_to("/proc/self/fd/1")
+    words = ("build", "-q", f"--iidfile={device}", f"--metadata-file={stdout}")
+    app = context("FROM busybox\nRUN true\n")
+    for _ in range(2):  # the second one is recalled
+        assert "containerimage.config.digest" in busybox(*words, app).stdout
+    busybox("build", f"--report={device}", f"--output=type=tar,dest={device}", app)
+    busybox("builds", "report", "-o", device)
+    busybox("save", "-o", device, "busybox")
+    assert device.is_char_device()
+    assert stdout.is_symlink()
