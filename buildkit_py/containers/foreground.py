@@ -198,7 +198,9 @@ def _files(hostname: str, options: RunOptions, around: Surroundings) -> list[san
     return [
         sandbox.FileMount(target="/etc/resolv.conf", content=resolv, readonly=False),
         sandbox.FileMount(
-            target="/etc/hosts", content=hosts_file(hostname, extra), readonly=False
+            target="/etc/hosts",
+            content=hosts_file(hostname, extra, host_network=options.network == "host"),
+            readonly=False,
         ),
         sandbox.FileMount(target="/etc/hostname", content=f"{hostname}\n".encode()),
     ]
@@ -208,7 +210,7 @@ def _host(text: str) -> tuple[str, str]:
     name, separator, address = text.partition("=" if "=" in text else ":")
     if not separator or not name or not address:
         raise UsageError(f'invalid host: "{text}"', hint="write name:address")
-    return name, "127.0.0.1" if address == "host-gateway" else address
+    return name, address
 
 
 def _mounts(options: RunOptions, cwd: str) -> list[sandbox.SandboxMount]:

@@ -10,6 +10,7 @@ from buildkit_py.errors import UsageError
 from buildkit_py.exporters.attributes import FALSE, TRUE
 from buildkit_py.platforms import Platform, parse_platform
 from buildkit_py.runtime.emulation import supported_platforms
+from buildkit_py.runtime.network import HOST_GATEWAY
 from buildkit_py.stages import BuildOptions
 
 _NETWORKS = frozenset({"default", "none", "host", "bridge"})
@@ -85,8 +86,8 @@ def _host(text: str) -> tuple[str, str]:
     address = address.strip("[]")
     if not found or not name:
         raise UsageError(f'bad format for add-host: "{text}"', hint="expected NAME=IP")
-    if address == "host-gateway":
-        return name, "127.0.0.1"
+    if address == HOST_GATEWAY:
+        return name, address
     try:
         ipaddress.ip_address(address)
     except ValueError as error:

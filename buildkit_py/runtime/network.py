@@ -9,19 +9,38 @@ slirp     a user-mode stack: pasta or slirp4netns (see `bridge.py`)
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import Iterable
 
+HOST_GATEWAY = "host-gateway"
+_ANYWHERE = "192.0.2.1"  # of the block for documents: only its route is looked up
 _HOSTS = "127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 _RESOLVED = "/run/systemd/resolve/resolv.conf"
 _FALLBACK_SERVERS = ("8.8.8.8", "8.8.4.4")
 _FILE_LIMIT = 1 << 20
 
 
-def hosts_file(hostname: str, extra: Iterable[tuple[str, str]] = ()) -> bytes:
-    """/etc/hosts; `extra` is (name, address)."""
+def hosts_file(
+    hostname: str, extra: Iterable[tuple[str, str]] = (), *, host_network: bool = True
+) -> bytes:
+    """/etc/hosts; `extra` is (name, address), with HOST_GATEWAY for that of this host."""
     lines = [_HOSTS.format(hostname=hostname).replace(" \n", "\n")]
-    lines += [f"{address}\t{name}\n" for name, address in extra]
+    for name, text in extra:
+        address = text
+        if text == HOST_GATEWAY:
+            address = "127.0.0.1" if host_network else _own_address()
+        lines.append(f"{address}\t{name}\n")
     return "".join(lines).encode()
+
+
+def _own_address() -> str:
+    """The address of this host that it speaks to others with; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((_ANYWHERE, 9))
+            return str(probe.getsockname()[0])
+        except OSError:
+            return "127.0.0.1"
 
 
 def resolv_conf(*, host_network: bool, servers: Iterable[str] = ()) -> bytes:

@@ -234,11 +234,10 @@ class _Step:
     def _files(self, network: str) -> list[sandbox.SandboxMount]:
         op = self.op
         resolv = resolv_conf(host_network=network == "host", servers=self.settings.dns)
+        hosts = hosts_file(op.hostname, op.extra_hosts, host_network=network == "host")
         files: list[sandbox.SandboxMount] = [
             sandbox.FileMount(target="/etc/resolv.conf", content=resolv),
-            sandbox.FileMount(
-                target="/etc/hosts", content=hosts_file(op.hostname, op.extra_hosts)
-            ),
+            sandbox.FileMount(target="/etc/hosts", content=hosts),
         ]
         files += [
             sandbox.FileMount(target=f"/dev/pipes/{name}", content=body.encode(), mode=0o755)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from buildkit_py.graph import TmpfsMount
 from buildkit_py.runtime import spec as sandbox
+from buildkit_py.runtime.limits import parse_resources
 
 if TYPE_CHECKING:
     from buildkit_py.errors import ExecError
@@ -75,6 +76,21 @@ def replay_command(op: ExecOp, root: Result | None, command: str) -> str:
     return shlex.join([*words, image, *_with_heredocs(op)]) + comment
 
 
+def _limits(op: ExecOp) -> list[str]:
+    """Those that `run` has an option for."""
+    limits = parse_resources(op.resources)
+    words = []
+    if limits.memory is not None:
+        words += ["--memory", str(limits.memory)]
+    if limits.pids is not None:
+        words += ["--pids-limit", str(limits.pids)]
+    if limits.cpu_quota is not None and limits.cpu_quota > 0:
+        words += ["--cpus", f"{limits.cpu_quota / (limits.cpu_period or 100_000):g}"]
+    if op.cgroup_parent:
+        words += ["--cgroup-parent", op.cgroup_parent]
+    return words
+
+
 def _surroundings(op: ExecOp) -> list[str]:
     words = []
     if op.network != "default":
@@ -85,6 +101,7 @@ def _surroundings(op: ExecOp) -> list[str]:
         words += ["--shm-size", str(op.shm_size)]
     for limit in op.ulimits:
         words += ["--ulimit", limit]
+    words += _limits(op)
     for name, address in op.extra_hosts:
         words += ["--add-host", f"{name}:{address}"]
     for mount in op.mounts:

@@ -179,6 +179,18 @@ def test_hosts_name_the_sandbox_and_extra_hosts(rig: Rig) -> None:
     assert out.endswith("\nbuildkitsandbox\n")
 
 
+def test_host_gateway_is_this_host(rig: Rig) -> None:
+    hosts = (("gw", "host-gateway"),)
+    assert "127.0.0.1\tgw\n" in rig.run("cat /etc/hosts", extra_hosts=hosts).ok().output
+
+
+def test_the_replay_of_a_step_has_its_limits(rig: Rig) -> None:
+    resources = ("pids=100", "cpu-quota=50000")
+    error = rig.run("false", resources=resources, cgroup_parent="p").error
+    assert isinstance(error, ExecError)
+    assert "--pids-limit 100 --cpus 0.5 --cgroup-parent p" in (error.replay or "")
+
+
 def test_ulimits_and_shm_size_reach_the_step(rig: Rig) -> None:
     out = rig.run(
         "ulimit -n; grep ^shm /proc/mounts | grep -o 'size=[0-9]*k'",

@@ -94,6 +94,22 @@ def test_a_step_reaches_the_host_by_the_bridge(
     assert done.ok().output == "hello\n"
 
 
+@pytest.mark.requires("iptables")
+def test_host_gateway_is_an_address_of_the_host_that_the_bridge_leads_to(
+    rig: Rig, bridge: BridgeNetwork
+) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as server:
+        port = server.getsockname()[1]
+        server.settimeout(20)
+        talk = threading.Thread(target=greet, args=(server,))
+        talk.start()
+        done = connected(rig, bridge).run(
+            f"busybox nc gw {port}", network="default", extra_hosts=(("gw", "host-gateway"),)
+        )
+        talk.join()
+    assert done.ok().output == "hello\n"
+
+
 def greet(server: socket.socket) -> None:
     client, _address = server.accept()
     with client:
