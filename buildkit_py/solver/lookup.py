@@ -90,7 +90,7 @@ def accept(session: Session, vertex: Vertex, record: CacheRecord, origin: Origin
 def _known(session: Session, vertex: Vertex) -> CacheRecord | None:
     if vertex.digest in session.rerun or session.maps[vertex.digest].uncacheable:
         return None
-    return session.find(session.definitions[vertex.digest].digest)
+    return session.find(vertex, session.definitions[vertex.digest])
 
 
 def _to_run_again(session: Session) -> set[Digest]:
@@ -111,7 +111,7 @@ def _announce(session: Session, wanted: dict[Digest, Vertex], found: set[Digest]
         if digest in wanted or isinstance(vertex.op, ContextOp):
             continue
         if digest not in found:
-            record = session.cache.peek(session.definitions[digest].digest)
+            record = _below(session, vertex)
             if record is not None:
                 accept(session, vertex, record, Origin.SKIPPED)
             else:
@@ -121,6 +121,15 @@ def _announce(session: Session, wanted: dict[Digest, Vertex], found: set[Digest]
         session.emit(
             VertexCached(vertex=digest, name=vertex.options.name, time=session.settings.clock())
         )
+
+
+def _below(session: Session, vertex: Vertex) -> CacheRecord | None:
+    """The record of a vertex below a hit. It is not needed, but exports hand it on."""
+    key = session.definitions[vertex.digest]
+    record = session.cache.peek(key.digest)
+    if record is None and not session.maps[vertex.digest].uncacheable:
+        return session.find_imported(vertex, key)
+    return record
 
 
 def _started(session: Session, vertex: Vertex) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from buildkit_py.digest import digest_of
@@ -13,6 +13,7 @@ from buildkit_py.solver.earlier import earlier_result
 from buildkit_py.solver.solution import Origin
 
 if TYPE_CHECKING:
+    from buildkit_py.cache.base import CacheRecord
     from buildkit_py.cache.explain import Cause
     from buildkit_py.cache.keys import CacheKey
     from buildkit_py.graph import Vertex
@@ -95,9 +96,23 @@ def _of_linked(session: Session, vertex: Vertex) -> str:
     return outcome.reason if outcome.origin is Origin.RUN else REBASED
 
 
-def save_inputs(session: Session, miss: Miss) -> None:
-    """Keep the file lists of a vertex that has been run, so that its next miss can name files."""
-    for name, files in miss.files.items():
+def adopt(session: Session, vertex: Vertex, key: CacheKey, record: CacheRecord) -> CacheRecord:
+    """Keep an imported record, with its parts as they are known here."""
+    lists, files = _file_lists(session, vertex, key)
+    save_lists(session, files)
+    own = replace(
+        record,
+        parts={**key.parts, "lists": lists},
+        description=description_of(vertex),
+        slot=slot_of(session.settings.scope, vertex),
+    )
+    session.cache.save(own, [key.digest])
+    return own
+
+
+def save_lists(session: Session, lists: Mapping[str, Mapping[str, str]]) -> None:
+    """Keep the file lists of a vertex, so that its next miss can name files."""
+    for name, files in lists.items():
         if session.cache.files(name) is None:
             session.cache.save_files(name, files)
 

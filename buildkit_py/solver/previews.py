@@ -46,7 +46,7 @@ def _found(session: Session, vertex: Vertex) -> CacheRecord | None:
     if not known:
         return None
     parts = session.input_parts(vertex, session.canonical, contents=False)
-    return session.find(derive_key(session.maps[vertex.digest], parts).digest)
+    return session.find(vertex, derive_key(session.maps[vertex.digest], parts))
 
 
 def _keep_source_key(session: Session, vertex: Vertex) -> None:

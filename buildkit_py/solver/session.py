@@ -74,16 +74,19 @@ class Session:
         if self.settings.observe is not None:
             self.settings.observe(vertex, result, outcome)
 
-    def find(self, key: Digest) -> CacheRecord | None:
+    def find(self, vertex: Vertex, key: CacheKey) -> CacheRecord | None:
         """A record, from the state root or from an imported cache (then kept in the root)."""
-        record = self.cache.find(key)
-        if record is not None:
-            return record
+        record = self.cache.find(key.digest)
+        return self.find_imported(vertex, key) if record is None else record
+
+    def find_imported(self, vertex: Vertex, key: CacheKey) -> CacheRecord | None:
+        """A record of an imported cache, kept with what a later miss is compared with."""
         for backend in self.imports:
-            record = backend.find(key)
+            record = backend.find(key.digest)
             if record is not None:
-                self.cache.save(record, [key])
-                return record
+                from buildkit_py.solver.misses import adopt  # noqa: PLC0415  # imports only
+
+                return adopt(self, vertex, key, record)
         return None
 
     def content(self, vertex: Vertex, selection: Selection) -> str:

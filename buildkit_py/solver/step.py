@@ -24,7 +24,7 @@ from buildkit_py.progress.events import (
     VertexStatus,
 )
 from buildkit_py.solver.lookup import accept, name_vertex
-from buildkit_py.solver.misses import Miss, description_of, save_inputs, slot_of, study
+from buildkit_py.solver.misses import Miss, description_of, save_lists, slot_of, study
 from buildkit_py.solver.ports import RunContext
 from buildkit_py.solver.solution import Origin, Outcome
 from buildkit_py.store.locks import FileLock
@@ -103,8 +103,8 @@ def _derive(session: Session, vertex: Vertex) -> _Keys:
 
 def _find(session: Session, vertex: Vertex, keys: _Keys, origin: Origin) -> bool:
     """Look up the keys that depend on the inputs' results; a hit makes the others aliases."""
-    for key in dict.fromkeys((keys.chained.digest, keys.content.digest)):
-        record = session.find(key)
+    for key in {item.digest: item for item in (keys.chained, keys.content)}.values():
+        record = session.find(vertex, key)
         if record is not None:
             session.cache.alias(record, [k for k in keys.aliases if k != record.canonical])
             accept(session, vertex, record, origin)
@@ -178,7 +178,7 @@ def _run(session: Session, vertex: Vertex, keys: _Keys, miss: Miss) -> None:
         # must not find what was built on that.
         canonical = digest_of({"key": canonical, "run": os.urandom(16).hex()})
     if _inputs_stood_still(session, vertex):
-        save_inputs(session, miss)
+        save_lists(session, miss.files)
         record = _record(session, vertex, keys.content, canonical, result, miss.lists)
         session.cache.save(record, keys.aliases)
     else:
