@@ -14,6 +14,7 @@ from buildkit_py.runtime.chroot import ChrootExecutor
 from buildkit_py.solver.ports import Result
 from buildkit_py.worker.secrets import BuildSecrets, Secret
 from tests.sandbox.harness import Rig
+from tests.sandbox.test_escapes import can_limit
 
 pytestmark = [pytest.mark.root]
 
@@ -139,6 +140,13 @@ def test_what_a_step_leaves_running_ends_with_it(chroot: Rig) -> None:
     command = f"(setsid sleep {mark} &); setsid sleep {mark} & sleep 0; echo done"
     assert chroot.run(command).ok().output == "done\n"
     assert not processes_with(mark)
+
+
+def test_limits_hold_here_too(chroot: Rig) -> None:
+    if not can_limit(chroot, "pids=30"):
+        pytest.skip("no cgroup for pids here")
+    script = "n=0; while [ $n -lt 60 ]; do sleep 1000 & n=$((n+1)); done 2>&1; exit 0"
+    assert "can't fork" in chroot.run(script, resources=("pids=30",)).output
 
 
 def test_a_cancelled_step_leaves_nothing(chroot: Rig) -> None:
