@@ -71,7 +71,7 @@ def spec(folder: Path, *, filtered: bool) -> dict[str, Any]:
     process.pop("rlimits", None)
     process["noNewPrivileges"] = False
     sets = ("bounding", "effective", "permitted")
-    process["capabilities"] = dict.fromkeys(sets, CAPABILITIES)
+    process["capabilities"] = {name: [*CAPABILITIES] for name in sets}
     config["root"] = {"path": "rootfs", "readonly": False}
     folders = {"/usr", "/etc", os.fspath(PROJECT), sys.prefix, sys.base_prefix}
     config["mounts"] += [
@@ -120,8 +120,13 @@ def bundle(tmp_path: Path, busybox_program: Path) -> Path:
     return tmp_path
 
 
-def run_inside(bundle: Path, *, filtered: bool) -> dict[str, Any]:
+def run_inside(bundle: Path, *, filtered: bool, admin: bool = False) -> dict[str, Any]:
     config = spec(bundle, filtered=filtered)
+    if admin:  # then docker's policy allows all that it denied, but for one
+        for names in config["process"]["capabilities"].values():
+            names.append("CAP_SYS_ADMIN")
+        refused = {"names": ["pivot_root"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1}
+        config["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [refused]}
     (bundle / "config.json").write_text(json.dumps(config))
     done = subprocess.run(
         ["runc", "run", f"pybuild-test-{os.getpid()}-{filtered}"],
@@ -159,4 +164,12 @@ def test_without_a_filter_steps_have_namespaces(bundle: Path) -> None:
     answers = run_inside(bundle, filtered=False)
     found = json.loads(answers["doctor"]["out"])
     assert found["mode"] == "rootless"
+    check_build(answers)
+    remedies = {item["name"]: item["remedy"] for item in found["findings"]}
+    assert "systempaths=unconfined" in remedies["/proc of a step"]
+
+
+def test_with_the_right_to_mount_but_not_to_pivot_steps_have_namespaces(bundle: Path) -> None:
+    answers = run_inside(bundle, filtered=False, admin=True)
+    assert json.loads(answers["doctor"]["out"])["mode"] == "root"
     check_build(answers)
