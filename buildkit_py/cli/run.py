@@ -40,7 +40,7 @@ def configure_run(parser: CommandParser) -> None:
         "-e --env": "Set a variable: NAME=value, or NAME for the value here",
         "--env-file": "Read variables from a file",
         "-v --volume": "Bind a path of the host: source:target[:ro]",
-        "--tmpfs": "Mount memory: target[:size=64m]",
+        "--tmpfs": "Mount memory: target[:size=64m,exec]",
         "--device": "Add a device of the host: source[:target]",
         "--add-host": "Add a line to /etc/hosts: name:address",
         "--dns": "Use this name server",

@@ -217,8 +217,9 @@ def _mounts(options: RunOptions, cwd: str) -> list[sandbox.SandboxMount]:
     mounts: list[sandbox.SandboxMount] = [parse_volume(item, cwd) for item in options.volumes]
     for text in options.tmpfs:
         target, _, settings = text.partition(":")
-        size = next((x[5:] for x in settings.split(",") if x.startswith("size=")), "")
-        mounts.append(sandbox.TmpfsMount(target=target, size=parse_size(size) if size else 0))
+        words = settings.split(",")
+        size = parse_size(next((x[5:] for x in words if x.startswith("size=")), "0"))
+        mounts.append(sandbox.TmpfsMount(target=target, size=size, noexec="exec" not in words))
     return mounts
 
 

@@ -87,8 +87,10 @@ def read_mount(raw: str) -> MountSpec:
     except RecordProblem:
         raise
     except MountProblem:
-        pairs = [item.partition("=") for item in _fields(raw)]
-        from_ = next((value for key, _, value in reversed(pairs) if key.lower() == "from"), "")
+        fields = (item.partition("=") for item in _fields(raw))
+        pairs = {key.lower(): value for key, _, value in fields}
+        # What a secret cannot be taken from is not looked for either.
+        from_ = "" if pairs.get("type", "").lower() == "secret" else pairs.get("from", "")
         return MountSpec(raw=raw, from_=from_, unchecked=True)
 
 
@@ -240,15 +242,13 @@ def lower_mount(spec: MountSpec, place: MountPlace) -> ExecMount:
         target = spec.target or f"/run/buildkit/ssh_agent.{place.ssh_number}"
         return SshMount(
             id=spec.id or "default",
-            target=_absolute(target, place),
+            target=_below_root(target, place),
             required=spec.required,
             mode=0o600 if spec.mode is None else spec.mode,
             uid=spec.uid or 0,
             gid=spec.gid or 0,
         )
-    target = _absolute(spec.target, place)
-    if target == "/":
-        raise MountProblem('invalid mount target "/"')
+    target = _below_root(spec.target, place)
     if spec.type == "tmpfs":
         return TmpfsMount(target=target, size=spec.size)
     source = posixpath.normpath("/" + spec.source.lstrip("/"))
@@ -259,9 +259,11 @@ def lower_mount(spec: MountSpec, place: MountPlace) -> ExecMount:
     )
 
 
-def _absolute(path: str, place: MountPlace) -> str:
-    joined = posixpath.normpath(posixpath.join("/", place.workdir, path))
-    return "/" + joined.lstrip("/")
+def _below_root(path: str, place: MountPlace) -> str:
+    joined = posixpath.normpath(posixpath.join("/", place.workdir, path)).lstrip("/")
+    if not joined:
+        raise MountProblem('invalid mount target "/"')
+    return f"/{joined}"
 
 
 def _cache(spec: MountSpec, place: MountPlace, target: str, source: str) -> CacheMount:
@@ -286,7 +288,7 @@ def _secret(spec: MountSpec, place: MountPlace) -> SecretMount:
         target = None if spec.env is not None else f"/run/secrets/{posixpath.basename(identity)}"
     return SecretMount(
         id=identity,
-        target=None if target is None else _absolute(target, place),
+        target=None if target is None else _below_root(target, place),
         env=spec.env,
         required=spec.required,
         mode=0o400 if spec.mode is None else spec.mode,

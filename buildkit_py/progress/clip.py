@@ -19,7 +19,7 @@ class LogClip:
         self._max_speed = max_speed
         self._shown = 0
         self._began: float | None = None
-        self._clipped = False
+        self._clipped = ""  # the limit that was named last
 
     def pass_on(self, data: bytes, time: float) -> bytes:
         """What may be shown of `data`, with a message where clipping begins."""
@@ -36,11 +36,11 @@ class LogClip:
         shown = data[:allowed]
         self._shown += len(shown)
         if not reason:
-            self._clipped = False
+            self._clipped = ""
             return shown
-        if self._clipped:
+        if self._clipped == reason:
             return shown
-        self._clipped = True
+        self._clipped = reason
         return shown + f"\n[output clipped, log limit {reason} reached]\n".encode()
 
 

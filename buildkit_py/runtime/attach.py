@@ -128,7 +128,7 @@ def _attach(root: int, number: int, mount: WireMount, spec: WireSpec, stubs: Stu
     if kind == "TmpfsMount":
         place = make_target(root, mount["target"], directory=True, stubs=stubs)
         size = f",size={mount['size']}" if mount["size"] else ""
-        flags = sc.MS_NOSUID | sc.MS_NODEV | sc.MS_NOEXEC
+        flags = sc.MS_NOSUID | sc.MS_NODEV | (sc.MS_NOEXEC if mount["noexec"] else 0)
         mount_on(place, "tmpfs", "tmpfs", flags, f"mode={mount['mode']:o}{size}")
         os.close(place)
         return

@@ -1,5 +1,6 @@
-"""Devices by CDI name (`vendor/class=device`), from the JSON files of /etc/cdi and /var/run/cdi.
+"""Devices by CDI name (`vendor/class=device`), from the files of /etc/cdi and /var/run/cdi.
 
+They are YAML or JSON. A device that several files know is the one of the later folder, then name.
 Device nodes, environment and mounts of a specification are given to the step; one that needs hooks
 is refused, since they are programs of the host.
 """
@@ -32,14 +33,16 @@ def find_devices(
     requests: Sequence[tuple[str, bool]], folders: Sequence[str] = _FOLDERS
 ) -> Devices:
     """What (name, required) requests come to. Raises UnsupportedHost for one that is missing."""
-    known = list(_specifications(folders))
+    broken: list[str] = []
+    known = list(_specifications(folders, broken))
     found = Devices()
     for name, required in requests:
         edits = list(_matching(name, known))
         if not edits and required:
+            hint = f"its specification belongs into {folders[0]}, as YAML or JSON"
             raise UnsupportedHost(
                 f"required CDI device {name} is not registered",
-                hint=f"its specification belongs into {folders[0]}, as JSON",
+                hint=f"not readable: {'; '.join(broken)}" if broken else hint,
             )
         for edit in edits:
             _apply(edit, name, found)
@@ -47,30 +50,52 @@ def find_devices(
     return found
 
 
-def _specifications(folders: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _specifications(folders: Sequence[str], broken: list[str]) -> Iterator[dict[str, Any]]:
+    """What can be read, in order; the others are named in `broken`."""
     for folder in folders:
-        for path in sorted(Path(folder).glob("*.json")):
+        for path in sorted(Path(folder).glob("*")):
+            if path.suffix not in {".json", ".yaml", ".yml"}:
+                continue
             try:
-                value = json.loads(path.read_bytes())
-            except (OSError, ValueError):
+                value = _parse(path)
+            except (OSError, ValueError) as error:
+                broken.append(f"{path}: {' '.join(str(error).split())}")
                 continue
             if isinstance(value, dict) and isinstance(value.get("kind"), str):
                 yield value
+            else:
+                broken.append(f"{path}: it has no kind")
+
+
+def _parse(path: Path) -> Any:
+    """The value of a file. Raises OSError, ValueError."""
+    if path.suffix == ".json":
+        return json.loads(path.read_bytes())
+    import yaml  # noqa: PLC0415  (only where such a file is)
+
+    try:
+        return yaml.safe_load(path.read_bytes())
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(str(error)) from None
 
 
 def _matching(name: str, known: Sequence[dict[str, Any]]) -> Iterator[Any]:
     """`vendor/class=name`, `vendor/class=*`, `vendor/class` (its first), or a class alone."""
-    kind, separator, device = name.partition("=")
+    kind, separator, wanted = name.partition("=")
+    devices: dict[tuple[str, str], tuple[dict[str, Any], Any]] = {}
     for specification in known:
         own = specification["kind"]
         if own != kind and own.rpartition("/")[2] != kind:
             continue
-        devices = [item for item in specification.get("devices") or [] if isinstance(item, dict)]
-        if separator and device != "*":
-            devices = [item for item in devices if item.get("name") == device]
-        elif not separator:
-            devices = devices[:1]
-        for item in devices:
+        listed = specification.get("devices")
+        for item in listed if isinstance(listed, list) else []:
+            if isinstance(item, dict) and isinstance(item.get("name"), str):
+                devices[own, item["name"]] = (specification, item)
+    first: set[str] = set()
+    for (own, device), (specification, item) in devices.items():
+        chosen = wanted in {device, "*"} if separator else own not in first
+        first.add(own)
+        if chosen:
             yield specification.get("containerEdits")
             yield item.get("containerEdits")
 

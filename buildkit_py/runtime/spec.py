@@ -72,6 +72,7 @@ class TmpfsMount:
     target: str
     size: int = 0
     mode: int = 0o1777
+    noexec: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,6 +56,8 @@ def make_target(root: int, target: str, *, directory: bool, stubs: Stubs, depth:
     except OSError as error:
         if error.errno == errno.ELOOP or depth > _LINK_DEPTH:
             raise refusal(error.errno, "links that lead nowhere", target) from error
+        if error.errno == errno.ENOTDIR:
+            raise refusal(error.errno, "a file above it", target) from error
         if error.errno != errno.ENOENT:
             raise
     else:
@@ -75,17 +77,27 @@ def make_target(root: int, target: str, *, directory: bool, stubs: Stubs, depth:
             return make_target(root, new, directory=directory, stubs=stubs, depth=depth + 1)
         real_parent = real_path(root, parent)
         stubs.note_directory(root, real_parent)
-        if directory:
-            os.mkdir(name, 0o755, dir_fd=parent)
-        else:
-            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
-            os.close(os.open(name, flags, 0o644, dir_fd=parent))
+        _make(name, parent, target, directory=directory)
         stubs.made.append(f"{real_parent.rstrip('/')}/{name}")
         return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     except FileExistsError as error:  # a magic link of /proc that is no process' here
         raise refusal(errno.ELOOP, "links that lead nowhere", target) from error
     finally:
         os.close(parent)
+
+
+def _make(name: str, parent: int, target: str, *, directory: bool) -> None:
+    try:
+        if directory:
+            os.mkdir(name, 0o755, dir_fd=parent)
+        else:
+            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+            os.close(os.open(name, flags, 0o644, dir_fd=parent))
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        text = "cannot mount there, it is missing in what is mounted read-only above it"
+        raise OSError(error.errno, text, target) from error
 
 
 def refusal(number: int | None, found: str, target: str) -> OSError:

@@ -106,8 +106,8 @@ def _surroundings(op: ExecOp) -> list[str]:
         words += ["--add-host", f"{name}:{address}"]
     for mount in op.mounts:
         if isinstance(mount, TmpfsMount):
-            size = f":size={mount.size}" if mount.size else ""
-            words += ["--tmpfs", f"{mount.target}{size}"]
+            size = f"size={mount.size}," if mount.size else ""
+            words += ["--tmpfs", f"{mount.target}:{size}exec"]
     return words
 
 

@@ -81,3 +81,40 @@ def test_devices_have_to_be_allowed(rig: Rig, allowed: tuple[str, ...], works: b
     if error is not None:
         assert error.message == "device test.org/dev=one is not allowed"
         assert error.hint == "build with --allow device"
+
+
+YAML = """\
+cdiVersion: "0.6.0"
+kind: test.org/yam
+devices:
+- name: "0"
+  containerEdits:
+    deviceNodes:
+    - {path: /dev/yam, hostPath: /dev/zero}
+    env: [YAM=early]
+"""
+
+
+@pytest.mark.parametrize("suffix", ["yaml", "yml"])
+def test_specifications_may_be_yaml_and_a_later_folder_counts(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    later = tmp_path / "later"
+    later.mkdir()
+    (tmp_path / "cdi" / f"a.{suffix}").write_text(YAML)
+    (later / f"b.{suffix}").write_text(YAML.replace("early", "late"))
+    (later / "other.txt").write_text("kind: [")
+    defaults = ((str(tmp_path / "cdi"), str(later)),)
+    monkeypatch.setattr(cdi.find_devices, "__defaults__", defaults)
+    done = rig.run("head -c 3 /dev/yam | wc -c; echo $YAM", devices=(Device(name="yam=0"),)).ok()
+    assert done.output == "3\nlate\n"
+
+
+def test_a_file_that_cannot_be_read_is_named_where_a_device_is_missing(
+    rig: Rig, tmp_path: Path
+) -> None:
+    (tmp_path / "cdi" / "bad.yaml").write_text("kind: [\n")
+    error = rig.run("true", devices=(Device(name="test.org/two", required=True),)).error
+    assert error is not None
+    assert "bad.yaml" in str(error.hint)
+    assert "broken.json" in str(error.hint)

@@ -160,6 +160,23 @@ def test_a_tmpfs_has_the_size_asked_for(rig: Rig) -> None:
     assert out.ok().output == "1\n"
 
 
+def test_programs_run_from_a_tmpfs(rig: Rig) -> None:
+    rig.run("cp /bin/busybox /t/true && /t/true", mounts=(TmpfsMount(target="/t"),)).ok()
+
+
+def test_a_place_to_mount_on_that_cannot_be_made_is_named(rig: Rig, files: Path) -> None:
+    below = BindMount(target="/b", input=1, source="/")
+    cache = CacheMount(target="/b/missing/one", id="c")
+    error = rig.run("true", rig.context("c", files), mounts=(below, cache)).error
+    assert error is not None
+    assert error.message.endswith(
+        "cannot mount there, it is missing in what is mounted read-only above it: /b/missing"
+    )
+    error = rig.run("true", mounts=(TmpfsMount(target="/bin/busybox/x/y"),)).error
+    assert error is not None
+    assert "cannot mount there, the image has a file above it: /bin/busybox/x" in error.message
+
+
 def test_a_secret_is_a_read_only_file_and_a_variable_and_is_masked(rig: Rig) -> None:
     rig.secrets = BuildSecrets(secrets={"tok": Secret(id="tok", value=b"hunter22\n")})
     mount = SecretMount(id="tok", target="/run/secrets/tok", env="TOK")

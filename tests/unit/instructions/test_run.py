@@ -12,6 +12,7 @@ from buildkit_py.graph import (
     SshMount,
     TmpfsMount,
 )
+from buildkit_py.instructions.run import Run
 from tests.stage import CONTEXT, OTHER, exec_op, history, instructions, lowered
 
 
@@ -251,6 +252,12 @@ def test_a_wrong_mount_is_no_error_while_parsing(value: str) -> None:
     assert len(instructions(f"RUN --mount={value} x")) == 1
 
 
+def test_what_a_secret_cannot_be_taken_from_is_not_looked_for() -> None:
+    found = instructions("RUN --mount=type=secret,id=a,from=image x")[0]
+    assert isinstance(found, Run)
+    assert found.mounts[0].from_ == ""
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [("", "failed to parse csv mounts: EOF"), ("'target=/x,\"a'", "failed to parse csv mounts:")],
@@ -271,6 +278,9 @@ def test_a_mount_without_target_stands_at_the_working_directory() -> None:
     [
         ("RUN --mount=target=/ x", 'invalid mount target "/"'),
         ("RUN --mount=type=cache x", 'invalid mount target "/"'),
+        ("RUN --mount=type=secret,id=a,target=/ x", 'invalid mount target "/"'),
+        ("RUN --mount=type=ssh,target=/. x", 'invalid mount target "/"'),
+        ("RUN --mount=type=secret,id=a,from=b x", "secret mount should not have a from"),
         ("ARG T=nope\nRUN --mount=type=$T,target=/x x", 'unsupported mount type "nope"'),
     ],
 )

@@ -11,6 +11,7 @@ import pytest
 
 from buildkit_py.digest import Digest, sha256
 from buildkit_py.progress import KINDS, open_display
+from buildkit_py.progress.clip import LogClip
 from buildkit_py.progress.codec import decode, encode
 from buildkit_py.progress.events import (
     BuildCompleted,
@@ -318,3 +319,23 @@ def test_every_kind_can_be_opened_and_closed_unused() -> None:
 )
 def test_an_event_survives_its_line_of_json(event: Event) -> None:
     assert decode(encode(event)) == event
+
+
+def test_the_size_limit_is_named_after_the_speed_limit_was_met() -> None:
+    clip = LogClip(max_size=30, max_speed=10)
+    shown = [clip.pass_on(b"x" * 20, 0.0), clip.pass_on(b"y" * 20, 1.0), clip.pass_on(b"z", 2.0)]
+    shown += [clip.pass_on(b"w" * 20, 9.0), clip.pass_on(b"v", 9.5)]
+    assert b"".join(shown) == (
+        b"x" * 10
+        + b"\n[output clipped, log limit 10B/s reached]\n"
+        + b"y" * 10
+        + b"z"
+        + b"w" * 9
+        + b"\n[output clipped, log limit 30B reached]\n"
+    )
+
+
+def test_a_clip_that_passes_from_one_limit_to_the_other_says_so() -> None:
+    clip = LogClip(max_size=25, max_speed=10)
+    shown = clip.pass_on(b"x" * 20, 0.0) + clip.pass_on(b"y" * 20, 9.0)
+    assert shown.count(b"clipped") == 2
