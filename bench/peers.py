@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -52,15 +52,23 @@ class Builder:
             return False
         return True
 
-    def median(
-        self, directory: Path, rounds: int, before: Callable[[], object] = lambda: None
-    ) -> float:
-        """The median of several builds; `before` changes something ahead of each."""
-        times = []
-        for _ in range(rounds):
+
+def in_turns(
+    found: list[Builder],
+    directory: Path,
+    rounds: int,
+    before: Callable[[], object] = lambda: None,
+) -> dict[str, list[float]]:
+    """Seconds of several builds of each, in turns, as other work on a machine comes and goes.
+
+    `before` changes something ahead of each.
+    """
+    times: dict[str, list[float]] = {item.name: [] for item in found}
+    for _ in range(rounds):
+        for item in found:
             before()
-            times.append(self.build(directory))
-        return statistics.median(times)
+            times[item.name].append(item.build(directory))
+    return times
 
 
 def program() -> list[str]:
@@ -129,14 +137,21 @@ def _run(
     return done.returncode == 0
 
 
-def show(what: str, figures: dict[str, float]) -> None:
-    """A line for each builder, and our share of the fastest other one's time."""
-    print(f"{what}:")
-    for name, seconds in figures.items():
-        print(f"  {name:20} {seconds * 1000:9.0f} ms")
-    others = [seconds for name, seconds in figures.items() if name != "pybuild"]
-    if others:
-        print(f"  {'ratio to the fastest':20} {figures['pybuild'] / min(others):9.2f}")
+def show(what: str, figures: Mapping[str, float | list[float]]) -> None:
+    """A line for each builder (median and least), and our share of the fastest other one's."""
+    times = {name: [each] if isinstance(each, float) else each for name, each in figures.items()}
+    print(f"{what} (load {os.getloadavg()[0]:.1f}):")
+    for name, seconds in times.items():
+        median, least = statistics.median(seconds) * 1000, min(seconds) * 1000
+        print(f"  {name:20} {median:9.0f} ms, at its least {least:9.0f} ms")
+    ratios = [
+        best(times["pybuild"]) / min(best(times[name]) for name in times if name != "pybuild")
+        for best in (statistics.median, min)
+        if len(times) > 1
+    ]
+    if ratios:
+        shown = "         ".join(f"{ratio:9.2f}   " for ratio in ratios)
+        print(f"  {'ratio to the fastest':20} {shown}")
     sys.stdout.flush()
 
 

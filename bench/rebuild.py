@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from peers import BASE, base_tar, builders, machine, show
+from peers import BASE, base_tar, builders, in_turns, machine, show
 
 TEN = f"""\
 FROM {BASE} AS build
@@ -71,21 +71,19 @@ def main() -> None:
         found = builders(root / "state", base_tar())
         ten, many = small(root), large(root, options.files)
         time.sleep(0.2)  # files as new as the build that reads them are read again
-        first = {item.name: item.build(many) for item in found}
-        for item in found:
-            item.build(ten)
-        again = {item.name: item.median(ten, options.rounds) for item in found}
-        show("ten instructions, unchanged", again)
+        first = in_turns(found, many, 1)
+        in_turns(found, ten, 1)
+        show("ten instructions, unchanged", in_turns(found, ten, options.rounds))
         show(f"{options.files} files, copied for the first time", first)
-        few = max(2, options.rounds // 3)
-        show(f"{options.files} files, unchanged", {b.name: b.median(many, few) for b in found})
+        few = max(3, options.rounds // 3)
+        show(f"{options.files} files, unchanged", in_turns(found, many, few))
         changed = many / "d000" / "package" / "file00000"
 
         def change() -> None:
             changed.write_text(str(time.time_ns()))
+            time.sleep(0.2)  # a younger one would be read again by the next build
 
-        one = {item.name: item.median(many, few, change) for item in found}
-        show(f"{options.files} files, one changed", one)
+        show(f"{options.files} files, one changed", in_turns(found, many, few, change))
     finally:
         shutil.rmtree(root, ignore_errors=True)
 

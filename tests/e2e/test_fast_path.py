@@ -314,6 +314,58 @@ def test_a_named_context_counts(builds: Builds, context: Context, tmp_path: Path
     assert not builds(*words)
 
 
+def _settings(tmp_path: Path) -> Path:
+    path = tmp_path / "config" / "pybuild" / "pybuild.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+BESIDE: dict[str, Callable[[Path], object]] = {
+    "the Dockerfile": lambda top: (top / "apart" / "web").write_text("FROM busybox\nLABEL a=2\n"),
+    "an ignore file beside it": lambda top: (top / "apart" / "web.dockerignore").write_text("a\n"),
+    "an ignore file in the context": lambda top: (top / "context" / ".dockerignore").write_text(
+        "a\n"
+    ),
+    "settings": lambda top: _settings(top).write_text("[build]\nnormalize-modes = true\n"),
+    "a Dockerfile that comes first": lambda top: (top / "web").write_text("FROM busybox\n"),
+}
+
+
+@pytest.mark.parametrize("change", BESIDE)
+def test_what_lies_beside_the_context_counts(
+    builds: Builds, context: Context, tmp_path: Path, change: str
+) -> None:
+    directory = context(None, {"a": "1", "b": "2"})
+    (directory / "a").chmod(0o600)
+    apart = tmp_path / "apart"
+    apart.mkdir()
+    (apart / "web").write_text("FROM busybox\nCOPY . /all\n")
+    (directory / "web").symlink_to(apart / "web")
+    settle(directory)
+    file = "web" if change == "a Dockerfile that comes first" else apart / "web"
+    environment = {"XDG_CONFIG_HOME": str(tmp_path / "config")}
+    words = ("build", "-q", "-f", file, directory)
+    builds(*words, cwd=tmp_path, environment=environment)
+    before = builds.stdout
+    assert builds(*words, cwd=tmp_path, environment=environment)
+    BESIDE[change](tmp_path)
+    assert not builds(*words, cwd=tmp_path, environment=environment)
+    assert builds.stdout != before
+
+
+def test_a_dockerfile_from_standard_input_is_never_recalled(builds: Builds, made: Path) -> None:
+    for text in (b"FROM busybox\nLABEL a=1\n", b"FROM busybox\nLABEL a=2\n"):
+        done = subprocess.run(
+            builds.pybuild.command("build", "-q", "-f", "-", made),
+            env=builds.pybuild.variables(),
+            input=text,
+            capture_output=True,
+            check=True,
+        )
+        builds.stdout += done.stdout.decode()
+    assert len(set(builds.stdout.split())) == 2
+
+
 def test_a_file_that_is_not_copied_does_not_count(builds: Builds, context: Context) -> None:
     directory = context("FROM busybox\nCOPY src /src\n", {"src/a": "1", "other/b": "2"})
     settle(directory)
