@@ -8,7 +8,6 @@ new image appears.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -101,6 +100,8 @@ def _pin_all(
         for key, base in wanted.items():
             pinned[key] = _pin_one(base, pin)
         return
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - not for a single base
+
     with ThreadPoolExecutor(max_workers=min(8, len(wanted))) as pool:
         found = pool.map(lambda base: _pin_one(base, pin), wanted.values())
         pinned.update(zip(wanted, found, strict=True))

@@ -9,7 +9,6 @@ With secrets in the build nothing is sent ahead: layers are searched for them be
 
 from __future__ import annotations
 
-import logging
 import os
 import queue
 import threading
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from buildkit_py.exporters.ahead import Early
     from buildkit_py.graph import Vertex
 
-log = logging.getLogger(__name__)
 
 _THREADS = 2
 _NICENESS = 10
@@ -111,6 +109,9 @@ class Forwarder:
                         return  # whatever it is, by now the store may be closed
                     if not isinstance(error, PybuildError | OSError):
                         raise
+                    import logging  # noqa: PLC0415 - costs time, and is rare
+
+                    log = logging.getLogger(__name__)
                     log.debug("nothing more is sent ahead: %s", error)
                     self._jobs.pop(number, None)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -185,8 +184,11 @@ def _layers(
         request.report(descriptor.digest, descriptor.size, descriptor.size)
         return PreparedLayer(snapshot=item.id, blob=blob, descriptor=descriptor)
 
-    if len(chain) < 2:
-        return tuple(make(item) for item in chain)
+    plain = options.variant.compression == "uncompressed"
+    if sum(item.diff_id is None or not plain for item in chain) < 2:
+        return tuple(make(item) for item in chain)  # what is known takes no time
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - a tenth of all imports
+
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="layer") as pool:
         return tuple(pool.map(make, chain))
 

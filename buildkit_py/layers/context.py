@@ -17,7 +17,7 @@ from buildkit_py.layers.tree import NO_ENTRY, BaseTree, Node, clean_path
 Listed: TypeAlias = "list[tuple[bytes, os.DirEntry[bytes], bytes]]"
 """Path in the tree, entry, and real path of what is in a directory, last name first."""
 
-_MOST_LISTED = 100_000
+_MOST_LISTED = 50_000
 
 
 class IgnoreRules(Protocol):

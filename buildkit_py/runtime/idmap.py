@@ -13,13 +13,11 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import subprocess
 import sys
 import threading
 from dataclasses import dataclass
 
 from buildkit_py.errors import SandboxError, UnsupportedHost
-from buildkit_py.runtime import syscalls as sc
 
 _CAP_SETGID, _CAP_SETUID, _CAP_SYS_ADMIN, _CAP_SETFCAP = 6, 7, 21, 31
 CAP_SYS_CHROOT = 18
@@ -138,6 +136,10 @@ def is_powerless_root() -> bool:
 
 def try_ranges(ranges: IdRanges) -> str:
     """Let the helpers map these ranges, in a process that then ends; "" or what went wrong."""
+    import subprocess  # noqa: PLC0415 - root needs none of this
+
+    from buildkit_py.runtime import syscalls as sc  # noqa: PLC0415
+
     code = "import ctypes, sys; libc = ctypes.CDLL(None, use_errno=True)\n"
     code += f"sys.exit(1) if libc.unshare({sc.CLONE_NEWUSER}) else print(flush=True)\n"
     code += "sys.stdin.read()"
@@ -199,6 +201,8 @@ def _identity_maps() -> list[list[str]]:
 
 
 def _enter_mapped(commands: list[list[str]]) -> None:
+    import subprocess  # noqa: PLC0415
+
     code = (
         "import subprocess, sys\n"
         "sys.stdin.buffer.read(1)\n"
@@ -237,6 +241,8 @@ def _enter_mapped(commands: list[list[str]]) -> None:
 
 
 def _unshare() -> None:
+    from buildkit_py.runtime import syscalls as sc  # noqa: PLC0415
+
     try:
         sc.unshare(sc.CLONE_NEWUSER | sc.CLONE_NEWNS)
     except sc.SyscallError as error:

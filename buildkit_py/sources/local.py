@@ -237,25 +237,24 @@ class ContextSource:
         stack = list(enter(base, top.real, top.status))
         while stack:
             path, entry, real = stack.pop()
-            verdict = _verdict(filters, path, entry) if filters else _IN
-            if verdict is _OUT:
-                continue
-            if verdict is _DROPPED:
-                self.tree.looked.add(path)
-                self._gaps.add(base)
-                stack += list_directory(real, path)
-                continue
-            if verdict is _PERHAPS:
-                hidden.add(path[skip:])
-                self.tree.looked.add(path)
-                self._gaps.add(base)
+            if filters:
+                verdict = _verdict(filters, path, entry)
+                if verdict is _OUT:
+                    continue
+                if verdict is not _IN:
+                    self.tree.looked.add(path)
+                    self._gaps.add(base)
+                    if verdict is _DROPPED:
+                        stack += list_directory(real, path)
+                        continue
+                    hidden.add(path[skip:])
             status = entry.stat(follow_symlinks=False)
             remembered = known.get(path)
-            if remembered is not None and remembered[:STAMP] == stamp_of(status):
+            if remembered is not None and remembered.startswith(stamp_of(status)):
                 listing.append((path[skip:], remembered[STAMP:]))
             else:
                 listing.append((path[skip:], self._entry(self.tree.show(path, status, real))))
-            if entry.is_dir(follow_symlinks=False):
+            if status.st_mode & 0o170000 == 0o040000:
                 stack += enter(path, real, status)
         return _without_empty(listing, hidden) if hidden else listing
 
