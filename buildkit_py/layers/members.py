@@ -80,27 +80,34 @@ def load_members(layer: Path | None, clamp: int | None) -> Members:
     if layer is None:
         return Members()
     try:
+        wanted = _form(layer, clamp)
         data = _file(layer).read_bytes()
         if zlib.crc32(data[4:]).to_bytes(4, "little") != data[:4]:
             return Members()
         form, known = marshal.loads(data[4:])  # noqa: S302  # our own file
     except (OSError, ValueError, TypeError, EOFError):
         return Members()
-    return Members(known if form == (_FORMAT, clamp) else None)
+    return Members(known if form == wanted else None)
 
 
 def save_members(layer: Path, clamp: int | None, members: Members) -> None:
     """Keep what was written of a layer, if there are many files. Never fails."""
     if len(members.made) < _WORTH:
         return
-    data = marshal.dumps(((_FORMAT, clamp), members.made))
     target = _file(layer)
     partial = target.with_name(f"members.{os.getpid()}")
     with suppress(OSError):
+        data = marshal.dumps((_form(layer, clamp), members.made))
         partial.write_bytes(zlib.crc32(data).to_bytes(4, "little") + data)
         partial.replace(target)
     with suppress(OSError):
         partial.unlink(missing_ok=True)
+
+
+def _form(layer: Path, clamp: int | None) -> tuple[str, int | None, int, int]:
+    """What has to be the same: in a store that was copied or restored inodes mean nothing."""
+    status = os.stat(layer)
+    return (_FORMAT, clamp, status.st_ino, status.st_ctime_ns)
 
 
 def _file(layer: Path) -> Path:

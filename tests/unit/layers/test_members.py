@@ -109,6 +109,13 @@ def test_a_damaged_memory_is_forgotten(layer: Path, damage: bytes) -> None:
     assert not load_members(layer, SETTLED).known
 
 
+def test_a_store_that_was_copied_finds_nothing(layer: Path, tmp_path: Path) -> None:
+    save_members(layer, SETTLED, written(layer))
+    subprocess.run(["cp", "-a", layer.parent, tmp_path / "restored"], check=True)
+    assert load_members(layer, SETTLED).known
+    assert not load_members(tmp_path / "restored" / "fs", SETTLED).known
+
+
 def test_few_files_are_not_worth_it(tmp_path: Path) -> None:
     layer = tmp_path / "fs"
     layer.mkdir()
