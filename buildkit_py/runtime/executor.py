@@ -66,6 +66,7 @@ class RunHooks:
     side of its terminal (its own copy, to be closed by the callee); `connect` is called with the
     process id when `network` is `wait`, before the program starts, and then `disconnect` at the
     end, however that came. `exceeded` is asked about ten times a second: True ends the process.
+    `waiting` is called when all is on its way and there is nothing else to do; an error ends it.
     """
 
     started: Callable[[int, Callable[[int], None]], None] | None = None
@@ -73,6 +74,7 @@ class RunHooks:
     connect: Callable[[int], None] | None = None
     disconnect: Callable[[], None] | None = None
     exceeded: Callable[[], bool] | None = None
+    waiting: Callable[[], None] | None = None
 
 
 class Executor(Protocol):

@@ -152,14 +152,15 @@ def to_wire(value: Any) -> Any:
     if kind in _PLAIN:
         return value
     if kind is tuple or kind is list:
-        return [to_wire(item) for item in value]
+        return [item if type(item) in _PLAIN else to_wire(item) for item in value]
     names = _FIELDS.get(kind)
     if names is None:
         assert is_dataclass(value)
         names = _FIELDS[kind] = tuple(item.name for item in fields(value))
     out: dict[str, Any] = {"kind": kind.__name__}
     for name in names:
-        out[name] = to_wire(getattr(value, name))
+        item = getattr(value, name)
+        out[name] = item if type(item) in _PLAIN else to_wire(item)
     return out
 
 

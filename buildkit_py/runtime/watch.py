@@ -44,6 +44,8 @@ def watch(
     """Until the process has ended and its output is read. `streams` maps fds to 1 or 2."""
     watcher = _Watcher(reply, on_output, hooks or RunHooks())
     try:
+        if hooks is not None and hooks.waiting is not None:
+            hooks.waiting()
         return watcher.loop(streams, cancelled, timeout)
     finally:
         watcher.close()
@@ -220,11 +222,13 @@ class _Watcher:
 
 def _pid_of(pidfd: int) -> int:
     """The process id as seen from here: the server lives in a pid namespace of its own."""
-    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
-        for line in file:
-            if line.startswith("Pid:"):
-                return int(line.split()[1])
-    return 0
+    fd = os.open(f"/proc/self/fdinfo/{pidfd}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        text = os.read(fd, 4096)
+    finally:
+        os.close(fd)
+    found = text.partition(b"\nPid:")[2].split(None, 1)
+    return int(found[0]) if found else 0
 
 
 def _setup_error(stage: str, number: int, call: str, path: str, text: str) -> SandboxError:

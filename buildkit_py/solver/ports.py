@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -48,12 +48,21 @@ class Previous:
         return digest is not None and self.old.get(number, {}).get(name) == digest
 
 
+def _nothing() -> None:
+    """Where nothing was put off."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunContext:
-    """What a running vertex may use."""
+    """What a running vertex may use.
+
+    Call `catch_up` when there is nothing to do but wait: it says of earlier vertices what has not
+    been said yet.
+    """
 
     cancelled: threading.Event = field(default_factory=threading.Event)
     emit: EventSink
+    catch_up: Callable[[], None] = _nothing
     no_cache: bool = False
     previous: Previous | None = None
 

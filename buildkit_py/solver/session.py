@@ -69,8 +69,16 @@ class Session:
 
     def settle(self, vertex: Vertex, result: Result, outcome: Outcome) -> None:
         """Take the result of a vertex, and say so to whoever observes."""
+        self.keep(vertex, result, outcome)
+        self.tell(vertex, result, outcome)
+
+    def keep(self, vertex: Vertex, result: Result, outcome: Outcome) -> None:
+        """Take the result of a vertex. `tell` must follow."""
         self.results[vertex.digest] = result
         self.outcomes[vertex.digest] = outcome
+
+    def tell(self, vertex: Vertex, result: Result, outcome: Outcome) -> None:
+        """Say to whoever observes what was kept."""
         if self.settings.observe is not None:
             self.settings.observe(vertex, result, outcome)
 

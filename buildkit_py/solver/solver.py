@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from buildkit_py.cache.keys import CacheKey
     from buildkit_py.digest import Digest
     from buildkit_py.progress.events import EventSink
+    from buildkit_py.solver.later import Later
     from buildkit_py.solver.ports import Worker
     from buildkit_py.solver.solution import Outcome
 
@@ -210,18 +211,20 @@ class _Run:
         thread.start()
 
     def _serve(self) -> None:
-        from buildkit_py.solver.step import handle  # noqa: PLC0415  # misses only
+        from buildkit_py.solver.later import Later  # noqa: PLC0415  # misses only
+        from buildkit_py.solver.step import handle  # noqa: PLC0415
 
+        later = Later()
         vertex: Vertex | None = None
         while (vertex := vertex or self._work.get()) is not None:
             error: BaseException | None = None
             try:
-                handle(self._session, vertex)
+                handle(self._session, vertex, later)
             except BaseException as caught:  # noqa: BLE001  # raised again by drive()
                 error = caught
             following = self._follow(vertex.digest) if error is None else None
             if following is None:
-                self._ends.put((vertex.digest, error))
+                self._ends.put((vertex.digest, error or _error_of(later)))
             vertex = following
 
     def _follow(self, digest: Digest) -> Vertex | None:
@@ -234,3 +237,12 @@ class _Run:
                 return None
             following = self._scheduler.follow(digest)
             return None if following is None else self._vertices[following]
+
+
+def _error_of(later: Later) -> BaseException | None:
+    """Say what has been put off; the error that this gives, if any."""
+    try:
+        later.catch_up()
+    except BaseException as error:  # noqa: BLE001  # raised again by drive()
+        return error
+    return None

@@ -16,7 +16,7 @@ from buildkit_py.cache.explain import UNREMARKABLE
 from buildkit_py.cache.keys import CacheKey, derive_key
 from buildkit_py.digest import Digest, digest_of, hex_of
 from buildkit_py.errors import BuildCancelled
-from buildkit_py.graph import ContextOp, ExecOp
+from buildkit_py.graph import ContextOp, ExecOp, FileOp
 from buildkit_py.progress.events import (
     VertexCached,
     VertexCompleted,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from buildkit_py.graph import Vertex
+    from buildkit_py.solver.later import Later
     from buildkit_py.solver.ports import Result
     from buildkit_py.solver.session import Session
 
@@ -50,35 +51,47 @@ class _Keys:
         return (self.definition.digest, self.chained.digest, self.content.digest)
 
 
-def handle(session: Session, vertex: Vertex) -> None:
-    """Give a vertex its result, and say so. Raises what the worker raises."""
+def handle(session: Session, vertex: Vertex, later: Later) -> None:
+    """Give a vertex its result, and say so, or later. Raises what the worker raises.
+
+    A call to `later.catch_up` must follow. It is made here when the vertex fails.
+    """
     clock = session.settings.clock
     name = vertex.options.name
-    session.emit(VertexStarted(vertex=vertex.digest, name=name, time=clock()))
+    started = VertexStarted(vertex=vertex.digest, name=name, time=clock())
+    later.add(lambda: session.emit(started))
+    if not _runs_at_once(session, vertex):
+        later.catch_up()
     try:
-        cached = _solve(session, vertex)
-    except BuildCancelled:
-        session.emit(
-            VertexCompleted(vertex=vertex.digest, name=name, time=clock(), error="canceled")
-        )
-        raise
+        cached = _solve(session, vertex, later)
     except BaseException as error:
+        text = "canceled" if isinstance(error, BuildCancelled) else str(error)
         name_vertex(error, vertex)
-        session.emit(
-            VertexCompleted(vertex=vertex.digest, name=name, time=clock(), error=str(error))
-        )
+        ended = VertexCompleted(vertex=vertex.digest, name=name, time=clock(), error=text)
+        later.add(lambda: session.emit(ended))
+        later.catch_up()
         raise
-    if cached:
-        session.emit(VertexCached(vertex=vertex.digest, name=name, time=clock()))
-    else:
-        session.emit(VertexCompleted(vertex=vertex.digest, name=name, time=clock()))
+    kind = VertexCached if cached else VertexCompleted
+    event = kind(vertex=vertex.digest, name=name, time=clock())
+    later.add(lambda: session.emit(event))
 
 
-def _solve(session: Session, vertex: Vertex) -> bool:
+def _runs_at_once(session: Session, vertex: Vertex) -> bool:
+    """Whether nothing that takes time (a download, another build) comes before its program."""
+    op, below = vertex.op, vertex.inputs[0] if vertex.inputs else None
+    if not isinstance(op, ExecOp) or op.mounts or session.imports or below is None:
+        return False
+    if not isinstance(below.op, ExecOp | FileOp):
+        return False  # an image may have to be fetched
+    outcome = session.outcomes.get(below.digest)
+    return outcome is not None and outcome.origin is Origin.RUN
+
+
+def _solve(session: Session, vertex: Vertex, later: Later) -> bool:
     if session.cancelled.is_set():
         raise BuildCancelled("the build was interrupted")
     if session.maps[vertex.digest].uncacheable:
-        _run_source(session, vertex)
+        _run_source(session, vertex, later)
         return False
     keys = _derive(session, vertex)
     again = vertex.options.no_cache
@@ -87,10 +100,10 @@ def _solve(session: Session, vertex: Vertex) -> bool:
     miss = study(session, vertex, keys.content)
     with ExitStack() as stack:
         if not again and session.settings.locks is not None:
-            stack.enter_context(_lock(session, vertex, keys.content.digest))
+            stack.enter_context(_lock(session, vertex, keys.content.digest, later))
             if _find(session, vertex, keys, Origin.WAITED):
                 return True
-        _run(session, vertex, keys, miss)
+        _run(session, vertex, keys, miss, later)
     return False
 
 
@@ -115,11 +128,12 @@ def _find(session: Session, vertex: Vertex, keys: _Keys, origin: Origin) -> bool
     return False
 
 
-def _lock(session: Session, vertex: Vertex, key: Digest) -> FileLock:
+def _lock(session: Session, vertex: Vertex, key: Digest, later: Later) -> FileLock:
     folder = session.settings.locks
     assert folder is not None
 
     def waiting() -> None:
+        later.catch_up()
         session.emit(
             VertexStatus(
                 vertex=vertex.digest,
@@ -139,9 +153,9 @@ def _inputs(session: Session, vertex: Vertex) -> list[Result | None]:
     return [None if item is None else session.result_of(item) for item in vertex.inputs]
 
 
-def _run_source(session: Session, vertex: Vertex) -> None:
+def _run_source(session: Session, vertex: Vertex, later: Later) -> None:
     key = session.definitions[vertex.digest]
-    context = RunContext(cancelled=session.cancelled, emit=session.emit)
+    context = RunContext(cancelled=session.cancelled, emit=session.emit, catch_up=later.catch_up)
     started = session.settings.clock()
     known = session.cache.peek(key.digest) is not None
     reason = "" if known else study(session, vertex, key).reason
@@ -158,15 +172,17 @@ def _run_source(session: Session, vertex: Vertex) -> None:
         created=started,
         seconds=session.settings.clock() - started,
     )
-    session.settle(vertex, result, outcome)
+    session.keep(vertex, result, outcome)
+    later.add(lambda: session.tell(vertex, result, outcome))
 
 
-def _run(session: Session, vertex: Vertex, keys: _Keys, miss: Miss) -> None:
+def _run(session: Session, vertex: Vertex, keys: _Keys, miss: Miss, later: Later) -> None:
     if session.cancelled.is_set():
         raise BuildCancelled("the build was interrupted")
     context = RunContext(
         cancelled=session.cancelled,
         emit=session.emit,
+        catch_up=later.catch_up,
         no_cache=vertex.options.no_cache,
         previous=miss.previous,
     )
@@ -193,7 +209,8 @@ def _run(session: Session, vertex: Vertex, keys: _Keys, miss: Miss) -> None:
         created=started,
         seconds=session.settings.clock() - started,
     )
-    session.settle(vertex, result, outcome)
+    session.keep(vertex, result, outcome)
+    later.add(lambda: session.tell(vertex, result, outcome))
 
 
 def _inputs_stood_still(session: Session, vertex: Vertex) -> bool:

@@ -18,6 +18,20 @@ EMPTY_LAYER = (sha256(bytes(1024)), 1024)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Active:
+    """A layer being made: `upper` is written to, `work` is overlay's work directory.
+
+    Both are in `folder`, and empty at first. `below` are the layers of its parent, lowest first.
+    """
+
+    parent: int | None
+    folder: Path
+    upper: Path
+    work: Path
+    below: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """A file tree: `directory` holds its top layer, `parent` is what that lies on.
 
@@ -30,15 +44,15 @@ class Snapshot:
     directory: Path
     diff_id: Digest | None
     size: int | None
-    blob: Descriptor | None
-    origin: str
-    unpacked: bool
-    chain: Digest | None
+    blob: Descriptor | None = None
+    origin: str = ""
+    unpacked: bool = True
+    chain: Digest | None = None
     kind: str
     description: str
     created: float
     last_used: float
-    uses: int
+    uses: int = 1
     settle: int | None = None
 
 

@@ -17,7 +17,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from sqlite3 import Connection, Row
 from typing import TYPE_CHECKING
@@ -34,6 +34,7 @@ from buildkit_py.store.layers import Fetch, LayerStore, copy_root
 from buildkit_py.store.paths import StatePaths
 from buildkit_py.store.snapshot import (
     EMPTY_LAYER,
+    Active,
     Snapshot,
     is_idle,
     layer_of,
@@ -62,28 +63,6 @@ _CHAIN = f"""
     ) SELECT {_COLUMNS} FROM up JOIN snapshots ON snapshots.id = up.id
     JOIN layers ON layers.id = snapshots.layer ORDER BY up.height DESC
 """  # noqa: S608
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Active:
-    """A layer being made: `upper` is written to, `work` is overlay's work directory.
-
-    `below` are the layers of its parent, lowest first.
-    """
-
-    parent: int | None
-    folder: Path
-    below: tuple[Path, ...] = ()
-
-    @property
-    def upper(self) -> Path:
-        """The layer's directory."""
-        return self.folder / "fs"
-
-    @property
-    def work(self) -> Path:
-        """An empty directory on the same file system."""
-        return self.folder / "work"
 
 
 class SnapshotStore:
@@ -168,13 +147,18 @@ class SnapshotStore:
     @contextmanager
     def prepare(self, parent: int | None) -> Iterator[Active]:
         """A new, empty layer on `parent`; it disappears unless it is committed inside."""
+        folder = self._db.scratch("s")
         active = Active(
-            parent=parent, folder=self._db.scratch("s"), below=self.directories(parent)
+            parent=parent,
+            folder=folder,
+            upper=folder / "fs",
+            work=folder / "work",
+            below=self.directories(parent),
         )
         with explain_os_errors("cannot write to the store"):
-            active.folder.mkdir(mode=0o711)
-            active.upper.mkdir(mode=0o755)
-            active.work.mkdir(mode=0o711)
+            os.mkdir(folder, 0o711)
+            os.mkdir(active.upper, 0o755)
+            os.mkdir(active.work, 0o711)
             active.upper.chmod(0o755)  # whatever the umask
             if active.below:
                 copy_root(active.below[-1], active.upper)
@@ -208,8 +192,21 @@ class SnapshotStore:
                 (name, settle, *tar),
             ).lastrowid
             assert layer is not None
-            snapshot = self._insert(connection, active.parent, layer, kind, description)
-        made = self.get(snapshot)
+            now = self._clock()
+            snapshot = self._insert(connection, active.parent, layer, kind, description, at=now)
+        made = Snapshot(
+            id=snapshot,
+            parent=active.parent,
+            layer=layer,
+            directory=self._paths.layer(name),
+            diff_id=tar[0],
+            size=tar[2],
+            kind=kind,
+            description=description,
+            created=now,
+            last_used=now,
+            settle=settle,
+        )
         top = () if idle else (made.directory,)
         self._stacks[snapshot] = (made.directory, (*active.below, *top))
         return made
@@ -234,8 +231,10 @@ class SnapshotStore:
         kind: str,
         description: str,
         chain: Digest | None = None,
+        *,
+        at: float | None = None,
     ) -> int:
-        now = self._clock()
+        now = self._clock() if at is None else at
         snapshot = connection.execute(
             "INSERT INTO snapshots (parent, layer, chain, kind, description, created, last_used)"
             " VALUES (?, ?, ?, ?, ?, ?, ?)",

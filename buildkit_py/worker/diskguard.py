@@ -72,8 +72,10 @@ class DiskGuard:
         return self._used > limit
 
 
-def guarded(hooks: RunHooks | None, guard: DiskGuard) -> RunHooks:
-    """These hooks, with the guard's question."""
+def guarded(
+    hooks: RunHooks | None, guard: DiskGuard, waiting: Callable[[], None] | None = None
+) -> RunHooks:
+    """These hooks, with the guard's question, and what to do while the step runs."""
     own = hooks or RunHooks()
 
     def started(pid: int, send: Callable[[int], None]) -> None:
@@ -81,7 +83,7 @@ def guarded(hooks: RunHooks | None, guard: DiskGuard) -> RunHooks:
         if own.started is not None:
             own.started(pid, send)
 
-    return replace(own, started=started, exceeded=guard.exceeded)
+    return replace(own, started=started, exceeded=guard.exceeded, waiting=waiting)
 
 
 def _space(folder: Path) -> tuple[int, int]:

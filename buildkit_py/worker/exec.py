@@ -160,6 +160,7 @@ class _Step:
                 self.runner.native = not is_stack_too_high(error)
             else:
                 return
+        self.context.catch_up()  # to copy a root takes time
         with NativeRoot(self._lowers(active), active.upper, self.runner.sources.db) as native:
             tree_spec = sandbox.DirectoryTree(path=str(native.path))
             stubs = self._run_in(tree_spec, spec, executor, masker, group, None)
@@ -289,19 +290,16 @@ class _Step:
             on_output=on_output,
             cancelled=self.context.cancelled,
             timeout=self.op.timeout or self.settings.timeout,
-            hooks=guarded(self._hooks(spec), guard),
+            hooks=guarded(self._hooks(spec), guard, self.context.catch_up),
         )
-        status = replace(status, exceeded=status.exceeded or guard.exceeded_in_all())
+        if guard.exceeded_in_all():
+            status = replace(status, exceeded=True)
         for stream, rest in masker.flush():
             self._log(stream, rest)
         for warning in status.warnings:
             self._log(2, f"warning: {warning}\n".encode())
         self._judge(status, spec, executor, group, guard)
-        if active is not None:
-            remove_stubs(active.upper, status.stubs)
-        else:
-            assert isinstance(tree, sandbox.DirectoryTree)
-            remove_stubs(tree.path, status.stubs)
+        remove_stubs(guard.folder, status.stubs)
         return status.stubs
 
     def _guard(self, tree: sandbox.Tree, active: Active | None) -> DiskGuard:
@@ -317,6 +315,7 @@ class _Step:
         return connect() if connect and spec.network == "wait" else None
 
     def _log(self, stream: int, data: bytes) -> None:
+        self.context.catch_up()
         lines = (self.partial + data).split(b"\n")
         self.partial = lines.pop()[-4096:]
         self.tail.extend(lines)

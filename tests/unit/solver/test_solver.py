@@ -6,9 +6,10 @@ from collections.abc import Callable
 import pytest
 
 from buildkit_py.cache.local import LocalCache
-from buildkit_py.errors import BuildCancelled, CopyError, ExecError, SolveError
+from buildkit_py.errors import BuildCancelled, CopyError, ExecError, SolveError, StoreError
 from buildkit_py.graph import Vertex
 from buildkit_py.progress.events import Event, VertexCached, VertexCompleted, VertexStarted
+from buildkit_py.solver.ports import Result
 from buildkit_py.solver.solution import Origin, Solution
 from buildkit_py.solver.solver import Solver, solver_settings
 from buildkit_py.store import Store
@@ -354,6 +355,73 @@ def test_every_vertex_is_announced_and_ends_once(
     assert {e.name for e in events if isinstance(e, VertexCached)} == {"FROM debian", "RUN x"}
     started = {e.name for e in events if isinstance(e, VertexStarted)}
     assert "COPY . /app" in started
+
+
+def chain(*commands: str) -> Vertex:
+    """Steps on one another."""
+    below = image()
+    for command in commands:
+        below = run(below, command)
+    return below
+
+
+def said(events: list[Event]) -> list[tuple[str, str]]:
+    """What kind of event there was, of which vertex."""
+    return [(type(event).__name__, getattr(event, "name", "")) for event in events]
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_what_is_said_later_is_said_in_order(
+    solve: Solve, worker: FakeWorker, events: list[Event], waits: bool
+) -> None:
+    """Of a chain of steps, whether or not a step leaves time to say what was before."""
+    heard: list[list[tuple[str, str]]] = []
+
+    def during(_files: object) -> str:
+        if waits:
+            assert worker.last_context is not None
+            worker.last_context.catch_up()
+        heard.append(said(events))
+        return "made"
+
+    worker.effects |= dict.fromkeys(("one", "two", "three"), during)
+    solve(chain("one", "two", "three"))
+    order = [item for item in said(events) if item[1].startswith("RUN")]
+    kinds = ("VertexStarted", "VertexCompleted")
+    assert order == [(kind, f"RUN {name}") for name in ("one", "two", "three") for kind in kinds]
+    if waits:
+        assert [entry[-1] for entry in heard[-2:]] == [
+            ("VertexStarted", "RUN two"),
+            ("VertexStarted", "RUN three"),
+        ]
+
+
+def test_what_is_said_later_is_said_before_a_failure(
+    solve: Solve, worker: FakeWorker, events: list[Event]
+) -> None:
+    def fail(_files: object) -> str:
+        raise ExecError("no", exit_code=1)
+
+    worker.effects["two"] = fail
+    with pytest.raises(ExecError):
+        solve(chain("one", "two", "three"))
+    assert [event for event in said(events) if event[1].startswith("RUN")] == [
+        (kind, name)
+        for name in ("RUN one", "RUN two")
+        for kind in ("VertexStarted", "VertexCompleted")
+    ]
+
+
+@pytest.mark.parametrize("steps", [("one",), ("one", "two", "three")])
+def test_an_error_in_what_is_said_later_ends_the_build(
+    solve: Solve, steps: tuple[str, ...]
+) -> None:
+    def observe(vertex: Vertex, _result: Result, _outcome: object) -> None:
+        if vertex.options.name == "RUN one":
+            raise StoreError("the disk is full")
+
+    with pytest.raises(StoreError, match="full"):
+        solve(chain(*steps), observe=observe)
 
 
 def test_the_earlier_result_of_a_changed_copy_is_offered_to_the_worker(

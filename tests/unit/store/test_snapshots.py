@@ -15,6 +15,7 @@ from buildkit_py.oci.config import chain_id
 from buildkit_py.oci.descriptor import Descriptor, MediaType
 from buildkit_py.store import Store, open_store
 from buildkit_py.store.layer import Variant
+from buildkit_py.store.snapshot import Snapshot
 from tests.unit.store.samples import layer_tar
 
 Grow = Callable[..., int]
@@ -32,6 +33,16 @@ def test_what_was_committed_is_found_with_its_parents(store: Store, grow: Grow) 
     assert store.snapshots.get(top).description == "RUN something"
     tree = MergedTree(store.snapshots.directories(top))
     assert tree.listdir("/") == [b"a", b"b"]
+
+
+def test_a_commit_gives_what_the_store_would_give(store: Store) -> None:
+    made: list[Snapshot] = []
+    for number in range(2):
+        with store.snapshots.prepare(made[-1].id if made else None) as active:
+            if not number:
+                (active.upper / "file").write_text("x")
+            made.append(store.snapshots.commit(active, description="RUN x", settle=number or None))
+    assert [store.snapshots.get(item.id) for item in made] == made
 
 
 def test_what_was_not_committed_disappears(store: Store) -> None:
