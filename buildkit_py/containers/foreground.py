@@ -22,6 +22,7 @@ from buildkit_py.containers.config import (
     container_config,
     new_container,
 )
+from buildkit_py.containers.mounts import open_mount
 from buildkit_py.containers.options import ALL_CAPABILITIES, RunOptions, parse_volume
 from buildkit_py.errors import SandboxError, UsageError
 from buildkit_py.oci.config import DEFAULT_PATH, ContainerConfig
@@ -90,7 +91,8 @@ def _run_container(
             step_cgroup(options.limits, options.cgroup_parent, f"run-{short}")
         )
         spec = make_spec(active, root, options, around, name=short)
-        spec = replace(spec, cgroups=group.procs)
+        more = tuple(open_mount(item, around.cwd, store, stack) for item in options.mounts)
+        spec = replace(spec, cgroups=group.procs, mounts=(*spec.mounts, *more))
         status = _run_somehow(store, executor, spec, active, options, around)
         if group.out_of_memory():
             os.write(2, b"out of memory: the limit was reached\n")

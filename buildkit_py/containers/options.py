@@ -37,6 +37,7 @@ class RunOptions:
     tty: bool = False
     init: bool = False
     volumes: tuple[str, ...] = ()
+    mounts: tuple[str, ...] = ()
     tmpfs: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
     network: str = "host"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from buildkit_py.errors import BuildCancelled, ExecError, SandboxError, SolveError
-from buildkit_py.graph import ContextOp, ExecOp
+from buildkit_py.graph import ExecOp
 from buildkit_py.layers.diff import raise_times
 from buildkit_py.progress.events import VertexLog
 from buildkit_py.runtime import emulation
@@ -26,8 +26,14 @@ from buildkit_py.runtime.stubs import remove_stubs
 from buildkit_py.solver.ports import Result
 from buildkit_py.store.native import NativeRoot
 from buildkit_py.worker.diskguard import DiskGuard, guarded
-from buildkit_py.worker.failed import FailedStep, explain, replay_command, run_again
-from buildkit_py.worker.mounts import MountResolver, MountSources, ResolvedMounts
+from buildkit_py.worker.failed import FailedStep, explain, run_again
+from buildkit_py.worker.mounts import (
+    MountResolver,
+    MountSources,
+    ResolvedMounts,
+    times_say_nothing,
+)
+from buildkit_py.worker.replay import replay_command
 from buildkit_py.worker.secrets import Masker
 
 if TYPE_CHECKING:
@@ -89,7 +95,7 @@ class ExecRunner:
                 step = _Step(self, vertex, op, inputs, context, stack)
                 started = time.time()
                 step.run(active)
-                if op.settle is not None and _times_say_nothing(vertex, op.settle, started):
+                if op.settle is not None and times_say_nothing(vertex, op.settle, started):
                     raise_times(active.upper, op.settle)
                 description = vertex.options.instruction or vertex.options.name
                 made = snapshots.commit(active, description=description, settle=op.settle)
@@ -135,6 +141,7 @@ class _Step:
         self.stack = stack
         self.tail: deque[bytes] = deque(maxlen=_TAIL_LINES)
         self.partial = b""
+        self.mounted: list[sandbox.SandboxMount] = []
         self.limits = parse_resources(op.resources)
 
     def run(self, active: Active) -> None:
@@ -149,6 +156,7 @@ class _Step:
             self.runner.native = True
         spec = self._spec(mounts, group, active)
         masker = Masker(mounts.masked)
+        self.mounted = mounts.mounts
         if not self.runner.native:
             tree = self._overlay(active)
             try:
@@ -367,12 +375,13 @@ class _Step:
             reason = f"exit code: {status.code} (killed by signal {status.signal})"
         reason = reason or f"exit code: {status.code}"
         lines = [*self.tail, *([self.partial] if self.partial else [])]
-        root = self.inputs[0] if self.inputs else None
         return ExecError(
             f"process {command} did not complete successfully: {reason}",
             exit_code=status.code,
             log_tail=tuple(line.decode("utf-8", "replace") for line in lines),
-            replay=replay_command(self.op, root, self.settings.command),
+            replay=replay_command(
+                self.op, self.inputs, self.runner.sources, self.mounted, self.settings.command
+            ),
             vertex=self.vertex.options.name,
             span=self.vertex.options.span,
             hint=hint,
@@ -384,15 +393,3 @@ class _Step:
         if host is None or emulation.runs(wanted, host):
             return None
         return emulation.remedy(wanted, host)
-
-
-def _times_say_nothing(vertex: Vertex, settle: int, started: float) -> bool:
-    """Whether files may have earlier times than `settle` that are no property of the inputs.
-
-    A clock that is behind makes them, and `cp -p` from a mounted build context, whose files have
-    the time of their checkout.
-    """
-    mounted = any(
-        item is not None and isinstance(item.op, ContextOp) for item in vertex.inputs[1:]
-    )
-    return mounted or started < settle

@@ -1,21 +1,17 @@
-"""A step that failed: what `--on-failure` gets of it, and the command that runs it again."""
+"""A step that failed: why, and what `--on-failure` gets of it."""
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from buildkit_py.graph import TmpfsMount
 from buildkit_py.runtime import spec as sandbox
-from buildkit_py.runtime.limits import parse_resources
 
 if TYPE_CHECKING:
     from buildkit_py.errors import ExecError
-    from buildkit_py.graph import ExecOp, Vertex
+    from buildkit_py.graph import Vertex
     from buildkit_py.runtime.executor import Executor, ExitStatus, RunHooks
-    from buildkit_py.solver.ports import Result
     from buildkit_py.worker.diskguard import DiskGuard
 
 
@@ -54,69 +50,3 @@ def run_again(spec: sandbox.SandboxSpec) -> sandbox.SandboxSpec:
         work.mkdir(exist_ok=True)
         tree = replace(tree, work=str(work))
     return replace(spec, root=tree)
-
-
-def replay_command(op: ExecOp, root: Result | None, command: str) -> str:
-    """A command that runs the step again by hand, without its secrets.
-
-    What `run` cannot give again (mounts of contexts, stages, caches, secrets and agents) is named
-    in a comment behind it.
-    """
-    image = "scratch" if root is None else f"snapshot:{root.snapshot}"
-    words = [command, "run", "--rm", "-it", *_surroundings(op)]
-    if op.cwd not in {"", "/"}:
-        words += ["-w", op.cwd]
-    if op.user:
-        words += ["-u", op.user]
-    for entry in op.env:
-        words += ["-e", entry]
-    missing = [mount for mount in op.mounts if not isinstance(mount, TmpfsMount)]
-    kinds = {type(mount).__name__.removesuffix("Mount").lower(): None for mount in missing}
-    comment = f"  # without its mounts: {', '.join(kinds)}" if kinds else ""
-    return shlex.join([*words, image, *_with_heredocs(op)]) + comment
-
-
-def _limits(op: ExecOp) -> list[str]:
-    """Those that `run` has an option for."""
-    limits = parse_resources(op.resources)
-    words = []
-    if limits.memory is not None:
-        words += ["--memory", str(limits.memory)]
-    if limits.pids is not None:
-        words += ["--pids-limit", str(limits.pids)]
-    if limits.cpu_quota is not None and limits.cpu_quota > 0:
-        words += ["--cpus", f"{limits.cpu_quota / (limits.cpu_period or 100_000):g}"]
-    if op.cgroup_parent:
-        words += ["--cgroup-parent", op.cgroup_parent]
-    return words
-
-
-def _surroundings(op: ExecOp) -> list[str]:
-    words = []
-    if op.network != "default":
-        words += ["--network", op.network]
-    if op.security == "insecure":
-        words.append("--privileged")
-    if op.shm_size:
-        words += ["--shm-size", str(op.shm_size)]
-    for limit in op.ulimits:
-        words += ["--ulimit", limit]
-    words += _limits(op)
-    for name, address in op.extra_hosts:
-        words += ["--add-host", f"{name}:{address}"]
-    for mount in op.mounts:
-        if isinstance(mount, TmpfsMount):
-            size = f"size={mount.size}," if mount.size else ""
-            words += ["--tmpfs", f"{mount.target}:{size}exec"]
-    return words
-
-
-def _with_heredocs(op: ExecOp) -> list[str]:
-    """The program, after the scripts that its step had in /dev/pipes are there again."""
-    if not op.heredocs:
-        return list(op.arguments)
-    lines = ["mkdir /dev/pipes"]
-    for name, body in op.heredocs:
-        path = shlex.quote(f"/dev/pipes/{name}")
-        lines += [f"printf %s {shlex.quote(body)} > {path}", f"chmod 755 {path}"]
-    return ["/bin/sh", "-c", "\n".join([*lines, f"exec {shlex.join(op.arguments)}"])]

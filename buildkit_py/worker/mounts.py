@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
 from buildkit_py.errors import SolveError
-from buildkit_py.graph import BindMount, CacheMount, ExecOp, SecretMount, SshMount, TmpfsMount
+from buildkit_py.graph import (
+    BindMount,
+    CacheMount,
+    ContextOp,
+    ExecOp,
+    SecretMount,
+    SshMount,
+    TmpfsMount,
+)
 from buildkit_py.layers.context import ContextTree
 from buildkit_py.layers.materialise import copy_tree
 from buildkit_py.layers.tree import MergedTree, Node, Tree, clean_path
@@ -26,6 +34,7 @@ from buildkit_py.worker.cachemounts import CacheMounts, CacheRequest
 if TYPE_CHECKING:
     import threading
 
+    from buildkit_py.graph import Vertex
     from buildkit_py.solver.ports import Result
     from buildkit_py.store.database import Database
     from buildkit_py.store.snapshots import SnapshotStore
@@ -253,3 +262,15 @@ def _copy_mode(source: str, target: str) -> None:
 def absolute(path: str, cwd: str) -> str:
     """A target as an absolute, clean path."""
     return os.fsdecode(clean_path(path if path.startswith("/") else f"{cwd}/{path}"))
+
+
+def times_say_nothing(vertex: Vertex, settle: int, started: float) -> bool:
+    """Whether files may have earlier times than `settle` that are no property of the inputs.
+
+    A clock that is behind makes them, and `cp -p` from a mounted build context, whose files have
+    the time of their checkout.
+    """
+    mounted = any(
+        item is not None and isinstance(item.op, ContextOp) for item in vertex.inputs[1:]
+    )
+    return mounted or started < settle
