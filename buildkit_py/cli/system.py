@@ -55,7 +55,11 @@ def _on_store(args: argparse.Namespace) -> int:
     enter_user_namespace(args.root)
     if args.verb == "prune":
         parser, run = load_command("prune")
-        return run(parser.parse([*(["--root", args.root] if args.root else []), *args.words]))
+        found = parser.parse([*(["--root", args.root] if args.root else []), *args.words])
+        if getattr(found, "help", False):
+            print(parser.format_help(), end="")
+            return 0
+        return run(found)
     parser = CommandParser(f"system {args.verb}", "")
     if args.verb == "check":
         parser.flag("--quick", help="Look at names and sizes only")

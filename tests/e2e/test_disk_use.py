@@ -159,3 +159,10 @@ def test_a_wrong_question_about_disk_use_is_one_clear_error(
     done = built(*words, status=2)
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["check", "df", "prune"])
+def test_verbs_of_system_explain_themselves(pybuild: Pybuild, verb: str) -> None:
+    done = pybuild("system", verb, "--help")
+    assert done.stdout.lstrip().startswith("Usage:")
+    assert "--" in done.stdout
