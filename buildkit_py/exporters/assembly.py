@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -149,7 +149,7 @@ def _prepare(
     store: Store, image: BuiltImage, request: ExportRequest, options: ImageOptions
 ) -> PreparedImage:
     chain = store.snapshots.chain(image.snapshot)
-    layers = _layers(store, chain, request, options)
+    layers = _layers(store, chain, request, options, _base_layers(image, len(chain)))
     facts = [
         LayerFacts(
             diff_id=layer.blob.diff_id,
@@ -175,11 +175,25 @@ def _prepare(
     return PreparedImage(built=image, assembled=assembled, layers=layers)
 
 
+def _base_layers(image: BuiltImage, count: int) -> int:
+    """How many of the `count` layers are the base image's; all if its history does not tell."""
+    made = [not entry.empty_layer for entry in image.config.history]
+    return sum(made[: image.base_history]) if sum(made) == count else count
+
+
 def _layers(
-    store: Store, chain: tuple[Snapshot, ...], request: ExportRequest, options: ImageOptions
+    store: Store,
+    chain: tuple[Snapshot, ...],
+    request: ExportRequest,
+    options: ImageOptions,
+    base: int,
 ) -> tuple[PreparedLayer, ...]:
     def make(item: Snapshot) -> PreparedLayer:
-        blob = store.snapshots.layer(item.id, options.variant)
+        variant = options.variant
+        if variant.clamp_mtime is not None and item.blob is not None and item in chain[base:]:
+            store.snapshots.directories(item.id)  # of a step from another's cache: unpacked
+            variant = replace(variant, rewrite=True)
+        blob = store.snapshots.layer(item.id, variant)
         descriptor = convert_layer(blob.descriptor, oci_types=options.oci_types)
         request.report(descriptor.digest, descriptor.size, descriptor.size)
         return PreparedLayer(snapshot=item.id, blob=blob, descriptor=descriptor)

@@ -14,13 +14,15 @@ class Variant:
     """The form that a layer should have outside.
 
     Layers that came from outside keep theirs unless `force`. `clamp_mtime` (seconds) lowers later
-    times of files, in layers that were made here only: a base image's layers stay what they are.
+    times of files, in layers that were made here only, as a base image's layers stay what they
+    are; with `rewrite` in any (unpacked) layer: it is that of a step, from an imported cache.
     """
 
     compression: str = "uncompressed"  # gzip, zstd, estargz
     level: int | None = None
     force: bool = False
     clamp_mtime: int | None = None
+    rewrite: bool = False
 
     @property
     def key(self) -> str:

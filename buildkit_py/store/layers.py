@@ -236,7 +236,6 @@ class LayerStore:
                 (*tar, layer.id),
             )
 
-    # -------------------------------------------------------------- tars and blobs
     def _write_tar(
         self, layer: Layer, out: Sink | None, clamp_mtime: int | None
     ) -> tuple[Digest, int]:
@@ -245,7 +244,7 @@ class LayerStore:
         from buildkit_py.layers.diff import write_layer  # noqa: PLC0415
         from buildkit_py.layers.members import members_for  # noqa: PLC0415
 
-        if layer.blob is None:
+        if layer.blob is None or clamp_mtime is not None:
             if layer.settle is not None:
                 limits = (layer.settle, clamp_mtime)
                 clamp_mtime = min(limit for limit in limits if limit is not None)
@@ -277,10 +276,10 @@ class LayerStore:
 
         `follow` gets a large blob that is being made, to read it meanwhile.
         """
-        if layer.blob is not None and not variant.force:
-            assert layer.diff_id is not None
-            return LayerBlob(descriptor=layer.blob, diff_id=layer.diff_id, origin=layer.origin)
-        if layer.blob is not None:
+        if layer.blob is not None and not variant.rewrite:
+            if not variant.force:
+                assert layer.diff_id is not None
+                return LayerBlob(descriptor=layer.blob, diff_id=layer.diff_id, origin=layer.origin)
             variant = replace(variant, clamp_mtime=None)
         if variant.compression == "uncompressed" and variant.clamp_mtime is None:
             diff_id, size = self._describe(layer)

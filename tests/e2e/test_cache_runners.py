@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,3 +67,25 @@ def test_a_miss_after_an_import_is_explained(
     said = other("build", "--explain", source, app).stderr
     assert "COPY a /a: 1 file changed (a)" in said
     assert "RUN echo hello: follows COPY a /a" in said
+
+
+def test_layers_of_an_imported_cache_are_rewritten_as_those_made_here(
+    busybox: Pybuild, context: Context, tmp_path: Path
+) -> None:
+    app = context(
+        "FROM busybox\nRUN echo 1 > /a && ln /a /b && mkdir -p /d/e\nCOPY a /d/f\nRUN rm /d/f\n"
+    )
+    (app / "a").write_text("a")
+    epoch = "--build-arg=SOURCE_DATE_EPOCH=1000000000"
+    busybox("build", epoch, f"--cache-to=type=local,dest={tmp_path}/cache,mode=max", app)
+
+    def digest(name: str, *words: str) -> str:
+        runner = Pybuild(root=tmp_path / name, directory=tmp_path)
+        copy_base(busybox, runner, tmp_path)
+        out = f"-o=type=oci,dest={tmp_path}/{name}.tar,rewrite-timestamp=true"
+        metadata = tmp_path / f"{name}.json"
+        runner("build", epoch, out, f"--metadata-file={metadata}", *words, app)
+        return str(json.loads(metadata.read_text())["containerimage.digest"])
+
+    source = f"--cache-from=type=local,src={tmp_path}/cache"
+    assert digest("imported", source) == digest("built")
