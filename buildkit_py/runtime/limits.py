@@ -91,7 +91,8 @@ def parse_resources(items: tuple[str, ...]) -> ResourceLimits:
                 raise UsageError(f'invalid resource limit: "{item}"', hint="a list like 0-2,4")
             values[key] = value
         elif value.lstrip("-").isdigit():
-            values[key] = int(value)
+            if not (key == "pids" and int(value) <= 0):  # as docker has it: no limit
+                values[key] = int(value)
         else:
             raise UsageError(f'invalid resource limit: "{item}"', hint="a number is needed")
     return ResourceLimits(**values)  # type: ignore[arg-type]  # names were checked above

@@ -37,6 +37,8 @@ _TIOCSCTTY = 0x540E
 NEXT_CANDIDATE = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)
 """After these errors of execve the next directory of PATH is tried."""
 
+_OWN_FILES = 64
+
 _BOUNDING: list[bool] = []
 _DROPPED: list[int] = []
 
@@ -72,6 +74,7 @@ def become_process(spec: WireSpec, reply: _socket.socket, stdio: list[int], aliv
         os._exit(1)
     if process["init"]:
         _become_reaper(reply)
+    _limit_files(process)
     _execute(process["arguments"], environment)
 
 
@@ -111,7 +114,9 @@ def make_environment(process: WireProcess, identity: Identity) -> dict[str, str]
 
 
 def _limit(process: WireProcess) -> None:
-    for number, soft, hard in process["rlimits"]:
+    for number, *wanted in process["rlimits"]:
+        least = _OWN_FILES if number == resource.RLIMIT_NOFILE else 0
+        soft, hard = (limit if limit < 0 else max(limit, least) for limit in wanted)
         try:
             resource.setrlimit(number, (soft, hard))
         except (OSError, ValueError) as error:
@@ -121,6 +126,14 @@ def _limit(process: WireProcess) -> None:
                 resource.setrlimit(number, (min(soft, current) if soft >= 0 else current, current))
                 continue
             raise StepError("limits", f"cannot set resource limit {number}: {error}") from error
+
+
+def _limit_files(process: WireProcess) -> None:
+    """A number of files that we would not get along with ourselves, set at the last moment."""
+    for number, soft, hard in process["rlimits"]:
+        if number == resource.RLIMIT_NOFILE and 0 <= soft < _OWN_FILES:
+            current = resource.getrlimit(number)[1]
+            resource.setrlimit(number, (soft, hard if 0 <= hard < _OWN_FILES else current))
 
 
 def enter_working_directory(cwd: str) -> None:

@@ -65,7 +65,10 @@ def _own_agent(keys: tuple[str, ...]) -> Iterator[str]:
                     start_new_session=True,
                 )
                 if added.returncode:
-                    reason = added.stderr.decode(errors="replace").strip().splitlines()[-1:]
+                    said = added.stderr.decode(errors="replace").strip()
+                    reason = said.splitlines()[-1:]
+                    if "passphrase" in said:
+                        reason = ["it has a passphrase"]
                     raise UsageError(
                         f"cannot use SSH key {key}: {' '.join(reason)}",
                         hint="keys with a passphrase must be in an agent already",

@@ -191,6 +191,18 @@ def test_the_replay_of_a_step_has_its_limits(rig: Rig) -> None:
     assert "--pids-limit 100 --cpus 0.5 --cgroup-parent p" in (error.replay or "")
 
 
+@pytest.mark.parametrize("limit", ["nofile=4", "nofile=12:20", "nofile=3:100"])
+def test_few_files_are_enough_to_start(rig: Rig, limit: str) -> None:
+    soft, _, hard = limit.partition("=")[2].partition(":")
+    done = rig.run("ulimit -n; ulimit -Hn", ulimits=(limit,)).ok()
+    assert done.output.split() == [soft, hard or soft]
+
+
+@pytest.mark.parametrize("number", ["-1", "0"])
+def test_no_limit_of_processes_is_no_warning(rig: Rig, number: str) -> None:
+    assert rig.run("true", resources=(f"pids={number}",)).ok().output == ""
+
+
 def test_ulimits_and_shm_size_reach_the_step(rig: Rig) -> None:
     out = rig.run(
         "ulimit -n; grep ^shm /proc/mounts | grep -o 'size=[0-9]*k'",

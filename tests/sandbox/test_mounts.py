@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import threading
 from pathlib import Path
 
@@ -221,3 +222,14 @@ def test_an_ssh_agent_is_forwarded_by_a_socket_with_the_wanted_owner(
     listener.close()
     assert done.output == "socket 600 1000\n"
     assert list(rig.directory(done.snapshot).iterdir()) == []
+
+
+@pytest.mark.requires("ssh-keygen")
+def test_a_key_with_a_passphrase_is_called_that(rig: Rig, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    made = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-f", str(key)]
+    subprocess.run(made, check=True)
+    rig.secrets = BuildSecrets(agents={"k": SshAgent(id="k", paths=(str(key),))})
+    error = rig.run("true", mounts=(SshMount(id="k", target="/s"),)).error
+    assert error is not None
+    assert error.message == f"cannot use SSH key {key}: it has a passphrase"
