@@ -172,8 +172,9 @@ def find_dockerfile(directory: Path, asked: str | None, *, inside: bool = False)
 
 
 def _is_substitution(path: Path) -> bool:
-    """Whether a path is the shell's `<(command)`: a pipe that somebody writes to."""
-    return path.parent == Path("/dev/fd") and path.is_fifo()
+    """Whether a path is /dev/stdin or the shell's `<(command)`: a pipe that is written to."""
+    named = path.parent == Path("/dev/fd") or path == Path("/dev/stdin")
+    return named and path.is_fifo()
 
 
 def _candidates(directory: Path, asked: str | None, *, inside: bool) -> list[Path]:

@@ -279,3 +279,11 @@ def test_metadata_tells_warnings_where_that_is_asked_for(
         assert warning["sourceInfo"]["filename"] == "Dockerfile"
         assert warning["range"] == [{"start": {"line": 1}, "end": {"line": 1}}]
         assert warning["level"] == 1
+
+
+def test_a_dockerfile_comes_through_a_pipe_with_a_name(
+    pybuild: Pybuild, context: Callable[..., Path]
+) -> None:
+    folder = context("FROM absent\n", {"a": "a"})
+    text = b"FROM scratch\nCOPY a /\n"
+    pybuild("build", "-f", "/dev/stdin", folder, stdin=text)
