@@ -94,7 +94,7 @@ def _run_container(
         more = tuple(open_mount(item, around.cwd, store, stack) for item in options.mounts)
         spec = replace(spec, cgroups=group.procs, mounts=(*spec.mounts, *more))
         status = _run_somehow(store, executor, spec, active, options, around)
-        if group.out_of_memory():
+        if group.limit_hit() == "memory":
             os.write(2, b"out of memory: the limit was reached\n")
         if options.keep:
             kept = store.snapshots.commit(active, description=f"container {short}")

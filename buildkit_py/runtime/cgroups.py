@@ -36,15 +36,19 @@ class StepCgroup:
     warnings: list[str] = field(default_factory=list)
     _events: tuple[tuple[Path, str], ...] = ()
 
-    def out_of_memory(self) -> bool:
-        """Whether the kernel killed something in it for its memory limit."""
-        for path, key in self._events:
-            with suppress(OSError, ValueError):
-                for line in path.read_text().splitlines():
-                    name, _, value = line.partition(" ")
-                    if name == key and int(value) > 0:
-                        return True
-        return False
+    def limit_hit(self) -> str:
+        """`memory` if the kernel killed something for it, `pids` if it refused a process."""
+        hit = {key for path, key in self._events if _counted(path, key)}
+        return "memory" if "oom_kill" in hit else "pids" if hit else ""
+
+
+def _counted(path: Path, key: str) -> bool:
+    with suppress(OSError, ValueError):
+        for line in path.read_text().splitlines():
+            name, _, value = line.partition(" ")
+            if name == key and int(value) > 0:
+                return True
+    return False
 
 
 def find_hierarchies(mounts: str) -> tuple[Path | None, dict[str, Path]]:
@@ -168,7 +172,8 @@ class _Maker:
         for key, value in values.items():
             self._set(folder / key, value, needed=key == "memory.max")
         self.group.procs += (os.fspath(folder / "cgroup.procs"),)
-        self.group._events += ((folder / "memory.events", "oom_kill"),)  # noqa: SLF001  (its maker)
+        self._watch(folder / "memory.events", "oom_kill")
+        self._watch(folder / "pids.events", "max")
 
     def version1(self, roots: dict[str, Path], limits: ResourceLimits, wanted: list[str]) -> None:
         for controller in wanted or (["pids"] if "pids" in roots else []):
@@ -187,7 +192,12 @@ class _Maker:
                 self._set(folder / key, value, needed=key == "memory.limit_in_bytes")
             self.group.procs += (os.fspath(folder / "cgroup.procs"),)
             if controller == "memory":
-                self.group._events += ((folder / "memory.oom_control", "oom_kill"),)  # noqa: SLF001
+                self._watch(folder / "memory.oom_control", "oom_kill")
+            elif controller == "pids":
+                self._watch(folder / "pids.events", "max")
+
+    def _watch(self, file: Path, key: str) -> None:
+        self.group._events += ((file, key),)  # noqa: SLF001  (its maker)
 
     def _make(self, folder: Path, controller: str) -> bool:
         missing = [item for item in (folder, *folder.parents) if not item.exists()]

@@ -344,12 +344,12 @@ class _Step:
         if status.cancelled:
             raise BuildCancelled("canceled", vertex=self.vertex.options.name)
         stopped = status.timed_out or status.exceeded
-        oom = group.out_of_memory()
+        hit = group.limit_hit()
         if status.code == 0 and not stopped and not status.failure:
-            if oom:
+            if hit == "memory":
                 self._log(2, b"warning: a process was killed: the step's memory limit was hit\n")
             return
-        error = self._error(status, *explain(status, self.op.resources, oom=oom, guard=guard))
+        error = self._error(status, *explain(status, self.op.resources, hit=hit, guard=guard))
         if self.settings.on_failure is not None:
             again = run_again(spec)
             self.settings.on_failure(

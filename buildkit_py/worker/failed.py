@@ -27,11 +27,11 @@ class FailedStep:
 
 
 def explain(
-    status: ExitStatus, resources: tuple[str, ...], *, oom: bool, guard: DiskGuard
+    status: ExitStatus, resources: tuple[str, ...], *, hit: str, guard: DiskGuard
 ) -> tuple[str, str | None]:
     """Why a limit ended the step, and what would help; ("", None) if none did."""
     limits = dict(item.split("=", 1) for item in resources if "=" in item)
-    if oom:
+    if hit == "memory":
         limit = limits.get("memory", "?")
         return f"out of memory, limit {limit}", "give the step more with --resource memory=…"
     if status.exceeded and guard.reason == "limit":
@@ -39,6 +39,10 @@ def explain(
         return f"it wrote too much, limit {limit}", "give the step more with --resource disk=…"
     if status.exceeded:
         return "it filled the disk of the state root", "`pybuild prune` frees what is not used"
+    if hit == "pids":
+        limit = limits.get("pids", "?")
+        reason = f"exit code: {status.code} (too many processes, limit {limit})"
+        return reason, "give the step more with --resource pids=…"
     return "", None
 
 

@@ -255,6 +255,9 @@ def test_a_fork_bomb_stops_at_the_limit_on_processes(rig: Rig) -> None:
         resources=("pids=30",),
     )
     assert "can't fork" in out.output
+    error = rig.run("for i in $(seq 60); do sleep 1000 & done", resources=("pids=30",)).error
+    assert isinstance(error, ExecError)
+    assert error.message.endswith("(too many processes, limit 30)")
 
 
 def test_a_step_that_outgrows_its_memory_is_told_so(rig: Rig) -> None:
