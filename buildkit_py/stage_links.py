@@ -150,6 +150,12 @@ def check_order(
                 )
         elif isinstance(item, Run):
             for mount in item.mounts:
+                if mount.from_.isdecimal():
+                    raise PlanError(
+                        f"from={mount.from_}: a mount takes a stage's name, not its number",
+                        span=item.span,
+                        hint="name the stage by FROM … AS name",
+                    )
                 if mount.from_ and (index_of(mount.from_) or 0) > stage:
                     raise PlanError(
                         f'cannot mount from stage "{mount.from_}" to "{mount.target}", stage needs'

@@ -105,6 +105,12 @@ def test_copy_from_takes_a_number() -> None:
     assert found.stages[1].dependencies == (0,)
 
 
+def test_a_mount_takes_no_number() -> None:
+    with pytest.raises(PlanError, match="from=0: a mount takes a stage's name") as caught:
+        planned("FROM a\nFROM b\nRUN --mount=from=0,target=/m true\n")
+    assert caught.value.spans[0].start.line == 3
+
+
 def test_a_stage_number_out_of_range_names_the_line() -> None:
     with pytest.raises(PlanError, match="invalid stage index 7") as caught:
         planned("FROM a\nCOPY --from=7 /x /\n")
