@@ -87,6 +87,15 @@ class VertexCompleted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VertexHeld:
+    """A failed vertex is shown to a person (`held`), who may use the terminal until it is not."""
+
+    vertex: Digest
+    held: bool
+    time: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepCompleted:
     """Step `index` of BuildStarted.steps has its result; `id` names it (12 digits or more)."""
 
@@ -128,6 +137,7 @@ Event: TypeAlias = (
     | VertexLog
     | VertexStatus
     | VertexCompleted
+    | VertexHeld
     | StepCompleted
     | BuildWarning
     | BuildCompleted

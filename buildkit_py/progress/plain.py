@@ -21,6 +21,7 @@ from buildkit_py.progress.events import (
     StepCompleted,
     VertexCached,
     VertexCompleted,
+    VertexHeld,
     VertexLog,
     VertexStarted,
     VertexStatus,
@@ -90,7 +91,9 @@ class PlainDisplay:
             case BuildWarning(vertex=digest) if digest in self._vertices:
                 vertex = self._vertices[digest]
                 vertex.pending.append(f"WARN: {event.message}")
-            case BuildStarted() | BuildWarning() | StepCompleted() | BuildCompleted():
+            case (
+                BuildStarted() | BuildWarning() | StepCompleted() | VertexHeld() | BuildCompleted()
+            ):
                 return
         self._schedule(vertex, getattr(event, "time", 0.0))
         self._stream.flush()

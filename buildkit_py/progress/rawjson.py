@@ -16,6 +16,7 @@ from buildkit_py.progress.events import (
     StepCompleted,
     VertexCached,
     VertexCompleted,
+    VertexHeld,
     VertexLog,
     VertexStarted,
     VertexStatus,
@@ -71,7 +72,7 @@ class JsonDisplay:
                 return {"statuses": [self._status(event)]}
             case BuildWarning():
                 return {"warnings": [warning_json(event)]}
-            case BuildStarted() | BuildCompleted() | StepCompleted():
+            case BuildStarted() | BuildCompleted() | StepCompleted() | VertexHeld():
                 return {}
 
     def _vertex(self, event: VertexStarted | VertexCached | VertexCompleted) -> _Fields:

@@ -24,6 +24,7 @@ from buildkit_py.progress.events import (
     StepCompleted,
     VertexCached,
     VertexCompleted,
+    VertexHeld,
     VertexLog,
     VertexStarted,
     VertexStatus,
@@ -98,7 +99,7 @@ class Screen:
                 row.began = event.time if row.began is None else row.began
             case BuildCompleted():
                 self.ended = event.time
-            case BuildWarning() | StepCompleted():
+            case BuildWarning() | StepCompleted() | VertexHeld():
                 pass
 
     def _row(self, digest: Digest, name: str = "") -> Row:
@@ -178,6 +179,8 @@ class TtyDisplay:
         self._styles = _STYLES | _colours(environment)
         self._lock = threading.Lock()
         self._closed = threading.Event()
+        self._free, self._parked = threading.Event(), threading.Event()  # whose the terminal is
+        self._free.set()
         self._thread: threading.Thread | None = None
         self._console: Console | None = None
 
@@ -188,12 +191,24 @@ class TtyDisplay:
         if self._thread is None:
             self._thread = threading.Thread(target=self._draw, name="progress", daemon=True)
             self._thread.start()
+        if isinstance(event, VertexHeld):
+            self._hold(held=event.held)
+
+    def _hold(self, *, held: bool) -> None:
+        """Leave the terminal to somebody else, or take it back."""
+        if not held:
+            self._free.set()
+            return
+        self._parked.clear()
+        self._free.clear()
+        self._parked.wait()
 
     def close(self) -> None:
         """Draw the last frame, whole."""
         if self._thread is None or self._closed.is_set():
             return
         self._closed.set()
+        self._free.set()
         self._thread.join()
         if self._console is None:
             console = self._open_console()
@@ -206,13 +221,18 @@ class TtyDisplay:
         from rich.live import Live
 
         console = self._console = self._open_console()
-        live = Live(
-            console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
-        )
-        with live:
-            while not self._closed.wait(_INTERVAL):
-                self._refresh(live, console, whole=False)
-            self._refresh(live, console, whole=True)
+        done = False
+        while not done:
+            live = Live(
+                console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
+            )
+            with live:
+                while self._free.is_set() and not self._closed.wait(_INTERVAL):
+                    self._refresh(live, console, whole=False)
+                done = self._free.is_set()
+                self._refresh(live, console, whole=True)
+            self._parked.set()
+            self._free.wait()
 
     def _refresh(self, live: Live, console: Console, *, whole: bool) -> None:
         live.update(self._text(console, whole=whole), refresh=True)

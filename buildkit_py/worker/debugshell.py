@@ -20,9 +20,10 @@ _ONE_AT_A_TIME = threading.Lock()
 def open_shell(failed: FailedStep) -> None:
     """Run the step's shell with its environment, mounts and user; for ExecSettings.on_failure.
 
-    Without a terminal nothing happens: there is nobody to type.
+    Without a terminal there is nobody to type, and only that is said.
     """
     if not os.isatty(0):
+        sys.stderr.write("no shell in the failed step: standard input is not a terminal\n")
         return
     process = failed.spec.process
     shell = process.arguments[0] if process.arguments[1:2] == ("-c",) else "/bin/sh"

@@ -26,7 +26,7 @@ from buildkit_py.runtime.stubs import remove_stubs
 from buildkit_py.solver.ports import Result
 from buildkit_py.store.native import NativeRoot
 from buildkit_py.worker.diskguard import DiskGuard, guarded
-from buildkit_py.worker.failed import FailedStep, explain, run_again
+from buildkit_py.worker.failed import FailedStep, explain, run_again, show
 from buildkit_py.worker.mounts import (
     MountResolver,
     MountSources,
@@ -351,16 +351,14 @@ class _Step:
             return
         error = self._error(status, *explain(status, self.op.resources, hit=hit, guard=guard))
         if self.settings.on_failure is not None:
-            again = run_again(spec)
-            self.settings.on_failure(
-                FailedStep(
-                    vertex=self.vertex,
-                    spec=again,
-                    executor=executor,
-                    error=error,
-                    hooks=self._hooks(spec),
-                )
+            failed = FailedStep(
+                vertex=self.vertex,
+                spec=run_again(spec),
+                executor=executor,
+                error=error,
+                hooks=self._hooks(spec),
             )
+            show(self.settings.on_failure, failed, self.context.emit, self.settings.clock)
         raise error
 
     def _error(self, status: ExitStatus, reason: str, hint: str | None) -> ExecError:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from buildkit_py.progress.events import VertexHeld
 from buildkit_py.runtime import spec as sandbox
 
 if TYPE_CHECKING:
     from buildkit_py.errors import ExecError
     from buildkit_py.graph import Vertex
+    from buildkit_py.progress.events import EventSink
     from buildkit_py.runtime.executor import Executor, ExitStatus, RunHooks
     from buildkit_py.worker.diskguard import DiskGuard
 
@@ -24,6 +27,21 @@ class FailedStep:
     executor: Executor
     error: ExecError
     hooks: RunHooks | None = None
+
+
+def show(
+    on_failure: Callable[[FailedStep], None],
+    failed: FailedStep,
+    emit: EventSink,
+    clock: Callable[[], float],
+) -> None:
+    """Call `on_failure` while displays leave the terminal alone."""
+    vertex = failed.vertex.digest
+    emit(VertexHeld(vertex=vertex, held=True, time=clock()))
+    try:
+        on_failure(failed)
+    finally:
+        emit(VertexHeld(vertex=vertex, held=False, time=clock()))
 
 
 def explain(
