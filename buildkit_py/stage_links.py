@@ -150,7 +150,7 @@ def check_order(
                 )
         elif isinstance(item, Run):
             for mount in item.mounts:
-                if mount.from_.isdecimal():
+                if mount.from_.isascii() and mount.from_.isdecimal():
                     raise PlanError(
                         f"from={mount.from_}: a mount takes a stage's name, not its number",
                         span=item.span,

@@ -79,7 +79,8 @@ def test_vertices_are_equal_exactly_if_their_ops_are(one: Any, other: Any) -> No
 @given(OPS, st.data())
 @settings(max_examples=150, deadline=None)
 def test_any_field_that_is_changed_changes_the_vertex(op: Any, data: st.DataObject) -> None:
-    name = data.draw(st.sampled_from([item.name for item in fields(op)]))
+    # what two ops are not compared by is for display only
+    name = data.draw(st.sampled_from([item.name for item in fields(op) if item.compare]))
     value = getattr(op, name)
     changed = replace(op, **{name: OTHER[type(value)](value)})
     assert Vertex(op=changed).digest != Vertex(op=op).digest
