@@ -188,9 +188,11 @@ def _layers(
     options: ImageOptions,
     base: int,
 ) -> tuple[PreparedLayer, ...]:
+    own = {item.id for item in chain[base:]}
+
     def make(item: Snapshot) -> PreparedLayer:
         variant = options.variant
-        if variant.clamp_mtime is not None and item.blob is not None and item in chain[base:]:
+        if variant.clamp_mtime is not None and item.blob is not None and item.id in own:
             store.snapshots.directories(item.id)  # of a step from another's cache: unpacked
             variant = replace(variant, rewrite=True)
         blob = store.snapshots.layer(item.id, variant)

@@ -116,13 +116,17 @@ def test_mounts_go_from_a_registry_to_a_directory(
     assert seen(third, app, f"--cache-from={cache(tmp_path / 'layout', 'src')}") == SEEN
 
 
+APPENDS = """\
+FROM busybox
+ARG N
+RUN --mount=type=cache,target=/c echo $N >> /c/l; cat /c/l > /seen
+"""
+
+
 def test_what_is_in_a_mount_already_stays(
     busybox: Pybuild, machine: Callable[[str], Pybuild], context: Context, tmp_path: Path
 ) -> None:
-    text = (
-        "FROM busybox\nARG N\nRUN --mount=type=cache,target=/c echo $N >> /c/l; cat /c/l > /seen\n"
-    )
-    app = context(text)
+    app = context(APPENDS)
     other = machine("other")
     other("build", "--build-arg=N=own", app)
     busybox("build", "--build-arg=N=1", f"--cache-to={cache(tmp_path / 'layout', 'dest')}", app)
@@ -132,10 +136,7 @@ def test_what_is_in_a_mount_already_stays(
 def test_a_step_without_cache_starts_with_an_empty_mount(
     busybox: Pybuild, machine: Callable[[str], Pybuild], context: Context, tmp_path: Path
 ) -> None:
-    text = (
-        "FROM busybox\nARG N\nRUN --mount=type=cache,target=/c echo $N >> /c/l; cat /c/l > /seen\n"
-    )
-    app = context(text)
+    app = context(APPENDS)
     busybox("build", "--build-arg=N=1", f"--cache-to={cache(tmp_path / 'layout', 'dest')}", app)
     source = f"--cache-from={cache(tmp_path / 'layout', 'src')}"
     assert seen(machine("other"), app, source, "--no-cache") == "2\n"

@@ -86,23 +86,30 @@ RUN cat /made /files/0 > /both
 """
 
 
+def on_small_disk(
+    script: str, busybox: Pybuild, command: list[str], directory: Path
+) -> subprocess.CompletedProcess[str]:
+    """Run a script in a mount namespace of its own: place to mount at, state to copy, command."""
+    small = directory / "small"
+    small.mkdir()
+    return subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, "sh", small, busybox.root, *command],
+        env=busybox.variables({"PYTHON": command[0], "PYBUILD_ROOT": os.fspath(small)}),
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+
+
 def test_builds_on_a_disk_that_is_full_at_any_point(
     busybox: Pybuild, context: Callable[..., Path], tmp_path: Path
 ) -> None:
     app = context(_DOCKERFILE, {f"files/{n}": f"{n}" * 50_000 for n in range(8)})
     words = ["build", "--progress=plain", "--build-arg=SOURCE_DATE_EPOCH=1", "-t", "app"]
     command = busybox.command(*words, "--metadata-file=meta.json", app)
-    small = tmp_path / "small"
-    small.mkdir()
-    done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", _BUILDS, "sh", small, busybox.root, *command],
-        env=busybox.variables({"PYTHON": command[0], "PYBUILD_ROOT": os.fspath(small)}),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=200,
-    )
+    done = on_small_disk(_BUILDS, busybox, command, tmp_path)
     *tries, last = done.stdout.splitlines()
     assert set(tries) == {"status 1", "status 0"}, done.stdout + done.stderr
     assert tries.count("status 1") > 5
@@ -136,17 +143,7 @@ def test_a_file_system_of_small_blocks_without_a_last_one_is_an_error_and_no_sig
     busybox: Pybuild, context: Callable[..., Path], tmp_path: Path
 ) -> None:
     command = busybox.command("build", "--no-cache", context("FROM busybox\nCOPY . /\n"))
-    small = tmp_path / "small"
-    small.mkdir()
-    done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", _LAST_BYTES, "sh", small, busybox.root, *command],
-        env=busybox.variables({"PYTHON": command[0], "PYBUILD_ROOT": os.fspath(small)}),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=200,
-    )
+    done = on_small_disk(_LAST_BYTES, busybox, command, tmp_path)
     *tries, last = done.stdout.splitlines()
     assert set(tries) <= {"status 1", "status 0"}, done.stdout + done.stderr
     assert tries.count("status 1") > 5

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -28,7 +27,6 @@ from buildkit_py.registry.config import HostConfig, RegistryConfig
 from buildkit_py.registry.transfer import TransferStatus, fetch_layers, resolve
 from buildkit_py.registry.transport import ConnectionFailed, Request, Transport
 from buildkit_py.store.content import ContentStore
-from buildkit_py.store.database import Database, open_database
 from tests.registries import (
     Answer,
     Asked,
@@ -43,17 +41,6 @@ from tests.registries import (
 
 AMD64 = Platform()
 ARM64 = Platform(architecture="arm64")
-
-
-@pytest.fixture
-def db(tmp_path: Path) -> Iterator[Database]:
-    with open_database(tmp_path / "state") as db:
-        yield db
-
-
-@pytest.fixture
-def content(db: Database) -> ContentStore:
-    return ContentStore(db.paths, db)
 
 
 def make_client(config: RegistryConfig | None = None) -> RegistryClient:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from buildkit_py.oci.descriptor import Descriptor, MediaType
 from buildkit_py.oci.reference import parse_reference
 from buildkit_py.registry.transfer import fetch_blob
 from buildkit_py.store.content import ContentStore
-from buildkit_py.store.database import Database, open_database
+from buildkit_py.store.database import Database
 from buildkit_py.store.gc import collect_garbage
 from buildkit_py.store.partial import forget_partials, open_partial
 from buildkit_py.store.paths import StatePaths
@@ -24,17 +23,6 @@ from tests.registries import Answer, Asked, ScriptedServer, digest, new_client
 DATA = random.Random(1).randbytes(3 << 20)
 BLOB = Descriptor(media_type=MediaType.OCI_LAYER, digest=Digest(digest(DATA)), size=len(DATA))
 HALF = len(DATA) // 2
-
-
-@pytest.fixture
-def db(tmp_path: Path) -> Iterator[Database]:
-    with open_database(tmp_path / "state") as db:
-        yield db
-
-
-@pytest.fixture
-def content(db: Database) -> ContentStore:
-    return ContentStore(db.paths, db)
 
 
 def left_over(paths: StatePaths, data: bytes) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,24 +14,11 @@ from buildkit_py.remotes import is_git_url, parse_git_url
 from buildkit_py.sources.git import GitSource
 from buildkit_py.store.database import open_database
 from tests.registries import Answer, ScriptedServer
+from tests.repositories import git
 
 pytestmark = pytest.mark.requires("git")
 
 Checkout = Callable[..., Path]
-
-
-def git(folder: Path, *words: str) -> str:
-    identity = {"GIT_AUTHOR_DATE": "1700000000 +0000", "GIT_COMMITTER_DATE": "1700000000 +0000"}
-    names = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main")
-    done = subprocess.run(
-        ["git", *names, "-c", "protocol.file.allow=always", *words],
-        cwd=folder,
-        env=os.environ | identity,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return done.stdout.strip()
 
 
 @pytest.fixture

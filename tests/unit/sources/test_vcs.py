@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from buildkit_py.sources.vcs import vcs_facts
+from tests.repositories import git
 
 pytestmark = pytest.mark.requires("git")
 
 PATH = {"PATH": os.environ["PATH"]}
-
-
-def git(folder: Path, *words: str) -> str:
-    names = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main")
-    done = subprocess.run(
-        ["git", *names, *words], cwd=folder, check=True, capture_output=True, text=True
-    )
-    return done.stdout.strip()
 
 
 @pytest.fixture
